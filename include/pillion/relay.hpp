@@ -1,0 +1,110 @@
+/// Relay: moves committed events from the outbox to RabbitMQ.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <pillion/options.hpp>
+#include <stop_token>
+#include <string>
+
+namespace pillion {
+
+struct RelayOptions {
+  DatabaseOptions database = {};
+  BrokerOptions broker = {};
+
+  /// Shown by `pillion status` beside the lanes this relay holds. Empty: host name and process id.
+  std::string name = "";
+
+  /// Unconfirmed events in flight, at most. 1,000 saturates one broker connection; more only adds
+  /// memory and repeats after a crash.
+  std::size_t windowEvents = 1'000;
+
+  /// Unconfirmed payload bytes in flight, at most (one larger event travels alone).
+  std::size_t windowBytes = 4U << 20;
+
+  /// Rows and payload bytes read from the outbox at a time; memory holds at most two such pages.
+  std::size_t pageEvents = 2'000;
+  std::size_t pageBytes = 8U << 20;
+
+  /// Wait between two looks at an empty outbox: the first while events flowed within the last 100
+  /// ms, growing to the second when idle. An empty look costs the database about 0.1 ms of CPU.
+  std::chrono::milliseconds pollFirst{1};
+  std::chrono::milliseconds pollMost{20};
+
+  /// Time between two checkpoints of the cursor while events flow. What was published since the last
+  /// one is published again after a crash (and absorbed by the inbox). Shorter writes more row
+  /// versions, which an old snapshot elsewhere keeps alive.
+  std::chrono::milliseconds checkpointEvery{500};
+
+  /// How long the lanes stay with a relay that no longer renews them, when its database session
+  /// cannot be seen to have ended (a paused process, a cut network). A killed process is replaced at
+  /// once. At least 3 s and three times `renewEvery`.
+  std::chrono::milliseconds lease{15'000};
+  std::chrono::milliseconds renewEvery{3'000};
+
+  /// Hold an exclusive queue `pillion.fence.…` on the publishing connection. While a paused
+  /// predecessor's connection lives, the broker then refuses the successor, so two relays never
+  /// publish at the same time. Off only for brokers where the relay may not declare queues.
+  bool fence = true;
+
+  /// Wait before an unroutable event is tried again: doubled from the first to the second. Other
+  /// events are not held up.
+  std::chrono::milliseconds unroutableFirst{500};
+  std::chrono::milliseconds unroutableMost{30'000};
+};
+
+/// Counters since the relay was created; they never go back.
+struct RelayStats {
+  std::uint64_t published = 0;   ///< confirmed *and* routed by the broker
+  std::uint64_t nacked = 0;      ///< refused by the broker for now, sent again
+  std::uint64_t unroutable = 0;  ///< returned: no queue was bound; parked until one is
+  std::uint64_t repeated = 0;    ///< sent again because a connection ended before the confirm
+  std::uint64_t pages = 0;       ///< pages with at least one event
+  std::uint64_t checkpoints = 0;
+};
+
+/// One relay: as a thread of the service (`start`, `stop`) or as a program's main loop (`run`; that
+/// is what `pillion relay` does). Owns one connection to each server, both used by one thread only.
+///
+/// Several relays of one outbox may run: one works, the others stand by and take over when it ends.
+/// An event counts as published when the broker has confirmed and routed it; after a crash, what was
+/// published since the last checkpoint is published again (at least once), in the same order per key.
+class Relay {
+ public:
+  /// Throws ConfigError for bad options. Connects to nothing.
+  static std::unique_ptr<Relay> create(RelayOptions options = {});
+
+  Relay(const Relay&) = delete;
+  Relay& operator=(const Relay&) = delete;
+  /// Stops as `stop()` does.
+  ~Relay();
+
+  /// Connects to both servers and starts the thread. A server that is away is waited for by the
+  /// thread; what will not heal by itself (unknown host, wrong password, schema not migrated) is
+  /// thrown here as ConfigError or SchemaError. The same errors later on are logged and retried.
+  void start();
+
+  /// Finishes the window in flight (at most 10 s), writes the last checkpoint, gives the lanes back
+  /// and returns. Nothing is published twice because of it. Safe to call twice, from any thread
+  /// but the relay's own.
+  void stop();
+
+  /// The same loop on the calling thread until `stop` is requested. Throws as `start()` does.
+  void run(std::stop_token stop);
+
+  /// Something was committed: look now, not at the next poll. Any thread, async-signal-safe.
+  void wake() noexcept;
+
+  /// Any thread.
+  [[nodiscard]] RelayStats stats() const;
+
+ private:
+  struct State;
+  explicit Relay(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace pillion

@@ -1,0 +1,318 @@
+#include "amqp/connection.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <pillion/error.hpp>
+
+#include "amqp/frame_assembler.hpp"
+#include "amqp/library.hpp"
+#include "amqp/login.hpp"
+#include "amqp/reply.hpp"
+#include "amqp/watchdog.hpp"
+#include "base/clock.hpp"
+#include "base/environment.hpp"
+#include "base/failpoint.hpp"
+
+namespace pillion::amqp {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct StateDeleter {
+  void operator()(amqp_connection_state_t state) const { amqp_destroy_connection(state); }
+};
+using State = std::unique_ptr<std::remove_pointer_t<amqp_connection_state_t>, StateDeleter>;
+
+milliseconds since(base::Clock::Boot start) {
+  return std::chrono::duration_cast<milliseconds>(base::systemClock().boot() - start);
+}
+
+std::vector<amqp_table_entry_t> entriesOf(const Message& message) {
+  std::vector<amqp_table_entry_t> entries(message.headers.size());
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    entries[i].key = toBytes(message.headers[i].first);
+    entries[i].value.kind = AMQP_FIELD_KIND_UTF8;
+    entries[i].value.value.bytes = toBytes(message.headers[i].second);
+  }
+  return entries;
+}
+
+std::vector<amqp_table_entry_t> entriesOf(const QueueSpec& queue) {
+  std::vector<amqp_table_entry_t> entries;
+  for (const auto& [name, value] : queue.textArguments) {
+    amqp_table_entry_t entry;
+    entry.key = toBytes(name);
+    entry.value.kind = AMQP_FIELD_KIND_UTF8;
+    entry.value.value.bytes = toBytes(value);
+    entries.push_back(entry);
+  }
+  for (const auto& [name, value] : queue.numberArguments) {
+    amqp_table_entry_t entry;
+    entry.key = toBytes(name);
+    entry.value.kind = AMQP_FIELD_KIND_I64;
+    entry.value.value.i64 = value;
+    entries.push_back(entry);
+  }
+  return entries;
+}
+
+amqp_table_t tableOf(std::vector<amqp_table_entry_t>& entries) {
+  return {static_cast<int>(entries.size()), entries.data()};
+}
+
+amqp_basic_properties_t propertiesOf(const Message& message,
+                                     std::vector<amqp_table_entry_t>& headers) {
+  amqp_basic_properties_t properties{};
+  const auto set = [&](amqp_flags_t flag, amqp_bytes_t& field, const std::string& text) {
+    if (text.empty()) return;
+    properties._flags |= flag;
+    field = toBytes(text);
+  };
+  set(AMQP_BASIC_MESSAGE_ID_FLAG, properties.message_id, message.messageId);
+  set(AMQP_BASIC_TYPE_FLAG, properties.type, message.type);
+  set(AMQP_BASIC_APP_ID_FLAG, properties.app_id, message.appId);
+  set(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type, message.contentType);
+  set(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id, message.correlationId);
+  properties._flags |= AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_HEADERS_FLAG;
+  properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
+  properties.headers = tableOf(headers);
+  if (message.timestamp != 0) {
+    properties._flags |= AMQP_BASIC_TIMESTAMP_FLAG;
+    properties.timestamp = message.timestamp;
+  }
+  return properties;
+}
+
+}  // namespace
+
+struct Connection::Library {
+  State state{amqp_new_connection()};
+  BrokerOptions options;
+  base::WakeEvent* wake = nullptr;
+  std::optional<Watchdog> watchdog;
+  FrameAssembler assembler;
+  std::string exchange;
+  std::uint64_t published = 0;
+  base::Clock::Boot burstBegan{};
+
+  [[nodiscard]] amqp_connection_state_t get() const { return state.get(); }
+
+  /// Runs one request that the broker answers; its failure leaves a usable channel behind when only
+  /// the channel was closed.
+  template <typename Request>
+  void call(const std::string& doing, const Request& request) {
+    const Watchdog::Guard guard(*watchdog, options.connectTimeout * 2);
+    request();
+    const auto reply = amqp_get_rpc_reply(get());
+    amqp_maybe_release_buffers(get());
+    if (reply.reply_type == AMQP_RESPONSE_NORMAL) return;
+    const bool channelClosed = reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION &&
+                               reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD;
+    if (!channelClosed) throwReply(reply, doing);
+    const CloseReason reason = closeReason(reply.reply);
+    amqp_channel_close_ok_t closeOk{};
+    amqp_send_method(get(), kChannel, AMQP_CHANNEL_CLOSE_OK_METHOD, &closeOk);
+    openChannel(get());
+    throwClose(reason, doing);
+  }
+
+  void check(int status, const std::string& doing) const {
+    if (status == AMQP_STATUS_OK) return;
+    if (watchdog->fired()) {
+      throw BrokerError("RabbitMQ took nothing for " +
+                        std::to_string(options.stallTimeout.count()) + " ms while " + doing);
+    }
+    throwStatus(status, doing);
+  }
+
+  void cork(bool on) const {
+    const int value = on ? 1 : 0;
+    ::setsockopt(amqp_get_sockfd(get()), IPPROTO_TCP, TCP_CORK, &value, sizeof value);
+  }
+
+  /// One frame, complete or not, if it is there already.
+  std::optional<Incoming> readFrame(bool& any) {
+    amqp_frame_t frame;
+    timeval now{0, 0};
+    const Watchdog::Guard guard(*watchdog, options.stallTimeout);  // it may send a heartbeat
+    const int status = amqp_simple_wait_frame_noblock(get(), &frame, &now);
+    any = status == AMQP_STATUS_OK;
+    if (status == AMQP_STATUS_TIMEOUT) return std::nullopt;
+    check(status, "reading");
+    auto incoming = assembler.add(frame);
+    amqp_maybe_release_buffers(get());
+    return incoming;
+  }
+
+  /// Waits for bytes or the wake event; true when woken.
+  bool waitForInput(milliseconds limit) const {
+    std::array<pollfd, 2> fds{pollfd{amqp_get_sockfd(get()), POLLIN, 0},
+                              pollfd{wake != nullptr ? wake->fd() : -1, POLLIN, 0}};
+    ::poll(fds.data(), fds.size(), static_cast<int>(limit.count()));
+    return (fds[1].revents & POLLIN) != 0;
+  }
+};
+
+Connection::Connection(const BrokerOptions& options, const std::string& role,
+                       base::WakeEvent* wake)
+    : library_(std::make_unique<Library>()) {
+  const Url url = Url::parse(
+      base::configured(options.url, "PILLION_AMQP_URL", "amqp://guest:guest@localhost:5672"));
+  library_->options = options;
+  library_->wake = wake;
+  PILLION_FAILPOINT("amqp.connect");
+  openSocket(library_->get(), url, options.connectTimeout);
+  library_->watchdog.emplace(amqp_get_sockfd(library_->get()));
+  const Watchdog::Guard guard(*library_->watchdog, options.connectTimeout * 2);
+  login(library_->get(), url, options, "pillion " + role + " " + base::processName());
+}
+
+Connection::~Connection() {
+  // Without good-byes: they would wait for a peer that may be gone. The broker takes an end of the
+  // stream for the end of the connection.
+  if (library_->watchdog) ::shutdown(amqp_get_sockfd(library_->get()), SHUT_RDWR);
+}
+
+void Connection::close() noexcept {
+  const Watchdog::Guard guard(*library_->watchdog, std::chrono::seconds(2));
+  amqp_connection_close(library_->get(), AMQP_REPLY_SUCCESS);
+}
+
+bool Connection::exchangeExists(const std::string& name) {
+  try {
+    library_->call("looking for exchange '" + name + "'", [&] {
+      amqp_exchange_declare(library_->get(), kChannel, toBytes(name), amqp_cstring_bytes("topic"),
+                            /*passive=*/1, /*durable=*/1, 0, 0, amqp_empty_table);
+    });
+    return true;
+  } catch (const BrokerError& error) {
+    if (error.replyCode() == AMQP_NOT_FOUND) return false;
+    throw;
+  }
+}
+
+void Connection::declareTopicExchange(const std::string& name) {
+  library_->call("declaring exchange '" + name + "'", [&] {
+    amqp_exchange_declare(library_->get(), kChannel, toBytes(name), amqp_cstring_bytes("topic"),
+                          /*passive=*/0, /*durable=*/1, 0, 0, amqp_empty_table);
+  });
+}
+
+bool Connection::queueExists(const std::string& name) {
+  try {
+    library_->call("looking for queue '" + name + "'", [&] {
+      amqp_queue_declare(library_->get(), kChannel, toBytes(name), /*passive=*/1, 1, 0, 0,
+                         amqp_empty_table);
+    });
+    return true;
+  } catch (const BrokerError& error) {
+    if (error.replyCode() == AMQP_NOT_FOUND) return false;
+    throw;
+  }
+}
+
+void Connection::declareQueue(const QueueSpec& queue) {
+  auto entries = entriesOf(queue);
+  library_->call("declaring queue '" + queue.name + "'", [&] {
+    amqp_queue_declare(library_->get(), kChannel, toBytes(queue.name), /*passive=*/0,
+                       /*durable=*/queue.exclusive ? 0 : 1, /*exclusive=*/queue.exclusive ? 1 : 0,
+                       /*auto_delete=*/0, tableOf(entries));
+  });
+}
+
+void Connection::bindQueue(const std::string& queue, const std::string& exchange,
+                           const std::string& routingKey) {
+  library_->call("binding queue '" + queue + "' to '" + exchange + "'", [&] {
+    amqp_queue_bind(library_->get(), kChannel, toBytes(queue), toBytes(exchange),
+                    toBytes(routingKey), amqp_empty_table);
+  });
+}
+
+bool Connection::holdExclusiveQueue(const std::string& name) {
+  try {
+    declareQueue({.name = name, .exclusive = true});
+    return true;
+  } catch (const BrokerError& error) {
+    if (error.replyCode() == AMQP_RESOURCE_LOCKED) return false;
+    throw;
+  }
+}
+
+void Connection::selectConfirms(std::string exchange) {
+  library_->exchange = std::move(exchange);
+  library_->published = 0;
+  library_->call("switching publisher confirms on",
+                 [&] { amqp_confirm_select(library_->get(), kChannel); });
+}
+
+std::uint64_t Connection::publish(const Message& message) {
+  auto headers = entriesOf(message);
+  const auto properties = propertiesOf(message, headers);
+  const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
+  const int status = amqp_basic_publish(library_->get(), kChannel, toBytes(library_->exchange),
+                                        toBytes(message.routingKey), /*mandatory=*/1,
+                                        /*immediate=*/0, &properties, toBytes(message.body));
+  library_->check(status, "publishing");
+  return ++library_->published;
+}
+
+void Connection::beginBurst() { library_->cork(true); }
+void Connection::endBurst() { library_->cork(false); }
+
+void Connection::consume(const std::string& queue, std::uint16_t prefetch) {
+  library_->call("setting the prefetch",
+                 [&] { amqp_basic_qos(library_->get(), kChannel, 0, prefetch, /*global=*/0); });
+  library_->call("consuming from queue '" + queue + "'", [&] {
+    amqp_basic_consume(library_->get(), kChannel, toBytes(queue), amqp_cstring_bytes("pillion"),
+                       /*no_local=*/0, /*no_ack=*/0, /*exclusive=*/0, amqp_empty_table);
+  });
+}
+
+void Connection::ack(std::uint64_t tag) {
+  const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
+  library_->check(amqp_basic_ack(library_->get(), kChannel, tag, /*multiple=*/0), "acking");
+}
+
+void Connection::cancelConsumer() {
+  const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
+  amqp_basic_cancel_t cancel{};
+  cancel.consumer_tag = amqp_cstring_bytes("pillion");
+  cancel.nowait = 1;
+  library_->check(amqp_send_method(library_->get(), kChannel, AMQP_BASIC_CANCEL_METHOD, &cancel),
+                  "cancelling the consumer");
+}
+
+std::optional<Incoming> Connection::receive(milliseconds wait) {
+  const auto start = base::systemClock().boot();
+  const milliseconds slice = std::chrono::duration_cast<milliseconds>(library_->options.heartbeat) / 4;
+  for (;;) {
+    for (bool any = true; any;) {
+      if (auto incoming = library_->readFrame(any)) return incoming;
+    }
+    const milliseconds left = wait - since(start);
+    if (left <= milliseconds(0)) return std::nullopt;
+    if (library_->waitForInput(std::min(left, slice))) return std::nullopt;
+  }
+}
+
+bool publishAndWait(Connection& connection, const Message& message, milliseconds limit) {
+  const auto start = base::systemClock().boot();
+  const std::uint64_t tag = connection.publish(message);
+  bool returned = false;
+  while (since(start) < limit) {
+    const auto incoming = connection.receive(limit - since(start));
+    if (!incoming) continue;
+    if (std::holds_alternative<Returned>(*incoming)) returned = true;
+    const auto* confirm = std::get_if<Confirm>(&*incoming);
+    if (confirm == nullptr || confirm->tag < tag) continue;
+    return confirm->positive && !returned;
+  }
+  throw BrokerError("RabbitMQ gave no confirm within " + std::to_string(limit.count()) + " ms");
+}
+
+}  // namespace pillion::amqp

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <pillion/options.hpp>
+#include <string>
+#include <vector>
+
+#include "amqp/channel.hpp"
+#include "amqp/url.hpp"
+#include "base/wake_event.hpp"
+
+namespace pillion::amqp {
+
+/// What a queue is declared with. Every declaration of one queue must repeat the same arguments.
+struct QueueSpec {
+  std::string name;
+  bool exclusive = false;  // ends with the connection; else durable
+  std::vector<std::pair<std::string, std::string>> textArguments = {};
+  std::vector<std::pair<std::string, std::int64_t>> numberArguments = {};
+};
+
+/// One connection with one channel, over rabbitmq-c. Every call to the library is in this class.
+///
+/// Reads frames itself: the library's own message readers wait without a limit and lose confirms.
+/// Threads: one, for its whole life.
+class Connection : public PublishChannel {
+ public:
+  /// Connects, logs in and opens the channel. `role` names the connection for operators. `wake`, when
+  /// given, ends a wait early; it must outlive the connection. Throws ConfigError for what waiting
+  /// cannot heal (unknown host, refused login, no such vhost), else BrokerError.
+  Connection(const BrokerOptions& options, const std::string& role,
+             base::WakeEvent* wake = nullptr);
+  ~Connection() override;
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Topology, before anything is published or consumed. A refusal ends the channel, which is opened
+  // again, and throws ConfigError with the broker's own words.
+  bool exchangeExists(const std::string& name);
+  void declareTopicExchange(const std::string& name);
+  bool queueExists(const std::string& name);
+  void declareQueue(const QueueSpec& queue);
+  void bindQueue(const std::string& queue, const std::string& exchange,
+                 const std::string& routingKey);
+  /// False when another connection holds an exclusive queue of this name.
+  bool holdExclusiveQueue(const std::string& name);
+
+  // Publishing.
+  void selectConfirms(std::string exchange);
+  std::uint64_t publish(const Message& message) override;
+  void beginBurst() override;
+  void endBurst() override;
+
+  // Consuming, with manual acks.
+  void consume(const std::string& queue, std::uint16_t prefetch);
+  void ack(std::uint64_t tag);
+  /// Gives the consumer up without waiting; deliveries on their way still come.
+  void cancelConsumer();
+
+  std::optional<Incoming> receive(std::chrono::milliseconds wait) override;
+
+  /// Closes in good order, within two seconds. The destructor alone drops the connection.
+  void close() noexcept;
+
+ private:
+  struct Library;  // rabbitmq-c's state and the message being assembled
+  std::unique_ptr<Library> library_;
+};
+
+/// Publishes one message to an exchange or (empty exchange) a queue and waits for the broker's word.
+/// True when it was confirmed and routed. Throws BrokerError when that cannot be known.
+bool publishAndWait(Connection& connection, const Message& message,
+                    std::chrono::milliseconds limit);
+
+}  // namespace pillion::amqp

@@ -1,0 +1,140 @@
+#include "amqp/frame_assembler.hpp"
+
+#include <pillion/error.hpp>
+
+#include "amqp/reply.hpp"
+
+namespace pillion::amqp {
+namespace {
+
+std::optional<std::string> textValue(const amqp_field_value_t& value) {
+  switch (value.kind) {
+    case AMQP_FIELD_KIND_UTF8:
+    case AMQP_FIELD_KIND_BYTES:
+      return toText(value.value.bytes);
+    case AMQP_FIELD_KIND_BOOLEAN:
+      return value.value.boolean != 0 ? "true" : "false";
+    case AMQP_FIELD_KIND_I8:
+      return std::to_string(value.value.i8);
+    case AMQP_FIELD_KIND_I16:
+      return std::to_string(value.value.i16);
+    case AMQP_FIELD_KIND_I32:
+      return std::to_string(value.value.i32);
+    case AMQP_FIELD_KIND_I64:
+      return std::to_string(value.value.i64);
+    default:
+      return std::nullopt;  // tables, arrays, floats: not what Pillion or its users' events carry
+  }
+}
+
+void copyHeaders(Message& message, const amqp_table_t& table) {
+  for (int i = 0; i < table.num_entries; ++i) {
+    const amqp_table_entry_t& entry = table.entries[i];
+    if (auto value = textValue(entry.value)) {
+      message.headers.emplace_back(toText(entry.key), std::move(*value));
+    }
+  }
+}
+
+void copyProperties(Message& message, const amqp_basic_properties_t& properties) {
+  const auto has = [&](amqp_flags_t flag) { return (properties._flags & flag) != 0; };
+  if (has(AMQP_BASIC_MESSAGE_ID_FLAG)) message.messageId = toText(properties.message_id);
+  if (has(AMQP_BASIC_TYPE_FLAG)) message.type = toText(properties.type);
+  if (has(AMQP_BASIC_APP_ID_FLAG)) message.appId = toText(properties.app_id);
+  if (has(AMQP_BASIC_CONTENT_TYPE_FLAG)) message.contentType = toText(properties.content_type);
+  if (has(AMQP_BASIC_CORRELATION_ID_FLAG)) {
+    message.correlationId = toText(properties.correlation_id);
+  }
+  if (has(AMQP_BASIC_TIMESTAMP_FLAG)) message.timestamp = properties.timestamp;
+  if (has(AMQP_BASIC_HEADERS_FLAG)) copyHeaders(message, properties.headers);
+}
+
+Confirm confirmOf(const amqp_basic_ack_t& ack) {
+  return {ack.delivery_tag, ack.multiple != 0, true};
+}
+
+Confirm confirmOf(const amqp_basic_nack_t& nack) {
+  return {nack.delivery_tag, nack.multiple != 0, false};
+}
+
+}  // namespace
+
+std::optional<Incoming> FrameAssembler::add(const amqp_frame_t& frame) {
+  switch (frame.frame_type) {
+    case AMQP_FRAME_METHOD:
+      return addMethod(frame.payload.method);
+    case AMQP_FRAME_HEADER:
+      return addHeader(frame);
+    case AMQP_FRAME_BODY:
+      return addBody(frame.payload.body_fragment);
+    default:
+      return std::nullopt;  // heartbeats
+  }
+}
+
+std::optional<Incoming> FrameAssembler::addMethod(const amqp_method_t& method) {
+  switch (method.id) {
+    case AMQP_BASIC_ACK_METHOD:
+      return confirmOf(*static_cast<const amqp_basic_ack_t*>(method.decoded));
+    case AMQP_BASIC_NACK_METHOD:
+      return confirmOf(*static_cast<const amqp_basic_nack_t*>(method.decoded));
+    case AMQP_BASIC_RETURN_METHOD: {
+      const auto* returned = static_cast<const amqp_basic_return_t*>(method.decoded);
+      returned_ = {"", returned->reply_code, toText(returned->reply_text)};
+      building_ = Building::Return;
+      return std::nullopt;
+    }
+    case AMQP_BASIC_DELIVER_METHOD: {
+      const auto* deliver = static_cast<const amqp_basic_deliver_t*>(method.decoded);
+      delivery_ = {deliver->delivery_tag, deliver->redelivered != 0, toText(deliver->exchange), {}};
+      delivery_.message.routingKey = toText(deliver->routing_key);
+      building_ = Building::Delivery;
+      return std::nullopt;
+    }
+    case AMQP_BASIC_CANCEL_METHOD:
+      return ConsumerCancelled{};
+    case AMQP_CONNECTION_BLOCKED_METHOD: {
+      const auto* blocked = static_cast<const amqp_connection_blocked_t*>(method.decoded);
+      return Blocked{true, toText(blocked->reason)};
+    }
+    case AMQP_CONNECTION_UNBLOCKED_METHOD:
+      return Blocked{false, ""};
+    case AMQP_CHANNEL_CLOSE_METHOD:
+    case AMQP_CONNECTION_CLOSE_METHOD: {
+      const CloseReason reason = closeReason(method);
+      throw BrokerError("RabbitMQ closed the connection: " + reason.text, reason.code);
+    }
+    default:
+      return std::nullopt;  // cancel-ok and the like
+  }
+}
+
+std::optional<Incoming> FrameAssembler::addHeader(const amqp_frame_t& frame) {
+  const auto* properties =
+      static_cast<const amqp_basic_properties_t*>(frame.payload.properties.decoded);
+  bodyMissing_ = frame.payload.properties.body_size;
+  if (building_ == Building::Delivery) {
+    copyProperties(delivery_.message, *properties);
+    delivery_.message.body.reserve(bodyMissing_);
+  } else if ((properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0) {
+    returned_.messageId = toText(properties->message_id);
+  }
+  return finishWhenComplete();
+}
+
+std::optional<Incoming> FrameAssembler::addBody(amqp_bytes_t fragment) {
+  if (building_ == Building::Delivery) {
+    delivery_.message.body.append(static_cast<const char*>(fragment.bytes), fragment.len);
+  }
+  bodyMissing_ -= std::min<std::uint64_t>(bodyMissing_, fragment.len);
+  return finishWhenComplete();
+}
+
+std::optional<Incoming> FrameAssembler::finishWhenComplete() {
+  if (bodyMissing_ > 0 || building_ == Building::Nothing) return std::nullopt;
+  const Building built = std::exchange(building_, Building::Nothing);
+  if (built == Building::Return) return std::move(returned_);
+  return std::move(delivery_);
+}
+
+}  // namespace pillion::amqp

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "amqp/channel.hpp"
+#include "amqp/library.hpp"
+
+namespace pillion::amqp {
+
+/// Makes whole messages of frames: a method, for deliveries and returns followed by a header and as
+/// many body frames as it announces (AMQP 0-9-1, section 4.2.6). Copies all it keeps, since the
+/// library's memory is released after each frame.
+class FrameAssembler {
+ public:
+  /// Something complete, or nothing yet. Throws BrokerError when the broker closed channel or
+  /// connection.
+  std::optional<Incoming> add(const amqp_frame_t& frame);
+
+ private:
+  std::optional<Incoming> addMethod(const amqp_method_t& method);
+  std::optional<Incoming> addHeader(const amqp_frame_t& frame);
+  std::optional<Incoming> addBody(amqp_bytes_t fragment);
+  std::optional<Incoming> finishWhenComplete();
+
+  enum class Building { Nothing, Delivery, Return };
+  Building building_ = Building::Nothing;
+  Delivery delivery_;
+  Returned returned_;
+  std::uint64_t bodyMissing_ = 0;
+};
+
+}  // namespace pillion::amqp

@@ -1,0 +1,160 @@
+#include "amqp/message.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "event/event_check.hpp"
+#include "event/event_id.hpp"
+#include "event/timestamp.hpp"
+
+namespace pillion::amqp {
+namespace {
+
+constexpr std::string_view kPrefix = "cloudEvents_";
+constexpr std::string_view kOtherPrefix = "cloudEvents:";  // receivers should take both
+constexpr std::string_view kCausationId = "pillion-causation-id";
+constexpr std::size_t kJsonDepth = 256;
+
+std::string cloudEvents(std::string_view name) { return std::string(kPrefix).append(name); }
+
+void addIfAny(Message& message, std::string name, std::string value) {
+  if (!value.empty()) message.headers.emplace_back(std::move(name), std::move(value));
+}
+
+bool isShort(std::string_view text) { return text.size() <= EventLimits::kShortString; }
+
+/// Adds the user's headers; false when they are not what the publisher writes.
+bool addOwnHeaders(Message& message, const std::string& text) {
+  if (text.empty()) return true;
+  const auto parsed = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) return false;
+  std::size_t total = 0;
+  for (const auto& [name, value] : parsed.items()) {
+    if (!value.is_string() || name.empty() || !isShort(name) || isReservedHeader(name)) return false;
+    message.headers.emplace_back(name, value.get<std::string>());
+    total += name.size() + message.headers.back().second.size();
+  }
+  return total <= EventLimits::kHeaders;
+}
+
+std::uint64_t secondsOf(std::chrono::system_clock::time_point time) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(time.time_since_epoch());
+  return seconds.count() > 0 ? static_cast<std::uint64_t>(seconds.count()) : 0;
+}
+
+/// RabbitMQ's `timestamp` knows no microseconds; the column's text becomes RFC 3339 in full.
+std::string asRfc3339(std::string time) {
+  if (time.size() > 10) time[10] = 'T';
+  return time + 'Z';
+}
+
+const std::string* find(const Message& message, std::string_view name) {
+  for (const auto& [header, value] : message.headers) {
+    if (header == name) return &value;
+  }
+  return nullptr;
+}
+
+std::string attribute(const Message& message, const std::string& name) {
+  if (const auto* value = find(message, cloudEvents(name))) return *value;
+  const auto* value = find(message, std::string(kOtherPrefix) + name);
+  return value != nullptr ? *value : std::string();
+}
+
+std::string firstOf(const std::string& a, const std::string& b) { return a.empty() ? b : a; }
+
+Event::Time timeOf(const Message& message) {
+  if (const auto time = fromRfc3339(attribute(message, "time"))) return *time;
+  return Event::Time(std::chrono::seconds(message.timestamp));
+}
+
+/// Depth is checked before the tree is built: a few kilobytes of '[' must not become megabytes, nor
+/// a deep recursion when the tree is destroyed.
+bool tooDeep(const std::string& json) {
+  std::size_t depth = 0;
+  bool inText = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (inText) {
+      if (c == '\\') ++i;
+      if (c == '"') inText = false;
+    } else if (c == '"') {
+      inText = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kJsonDepth) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
+}
+
+void copyOwnHeaders(Event& event, const Message& message) {
+  for (const auto& [name, value] : message.headers) {
+    if (!isReservedHeader(name)) event.setHeader(name, value);
+  }
+}
+
+}  // namespace
+
+std::variant<Message, Problem> messageFrom(Row&& row) {
+  if (!isShort(row.type) || !isShort(row.source) || !isShort(row.key) ||
+      !isShort(row.contentType) || !isShort(row.correlationId) || !isShort(row.causationId)) {
+    return Problem{"invalid", "an attribute is longer than 255 bytes"};
+  }
+  Message message;
+  if (!addOwnHeaders(message, row.headers)) {
+    return Problem{"invalid", "headers are not a JSON object of short names and texts"};
+  }
+  const std::string time = asRfc3339(std::move(row.time));
+  const auto when = fromRfc3339(time);
+  message.headers.emplace_back(cloudEvents("specversion"), "1.0");
+  message.headers.emplace_back(cloudEvents("id"), row.eventId);
+  message.headers.emplace_back(cloudEvents("type"), row.type);
+  message.headers.emplace_back(cloudEvents("source"), row.source);
+  message.headers.emplace_back(cloudEvents("time"), time);
+  addIfAny(message, cloudEvents("partitionkey"), std::move(row.key));
+  addIfAny(message, std::string(kCausationId), std::move(row.causationId));
+  addIfAny(message, "traceparent", std::move(row.traceparent));
+  addIfAny(message, "tracestate", std::move(row.tracestate));
+  message.timestamp = when ? secondsOf(*when) : 0;
+  message.routingKey = row.type;
+  message.messageId = std::move(row.eventId);
+  message.type = std::move(row.type);
+  message.appId = std::move(row.source);
+  message.contentType = std::move(row.contentType);
+  message.correlationId = std::move(row.correlationId);
+  message.body = std::move(row.payload);
+  return message;
+}
+
+std::variant<Event, Problem> eventFrom(const Message& message) {
+  const std::string id = firstOf(message.messageId, attribute(message, "id"));
+  if (id.empty()) return Problem{"invalid-event", "no message_id"};
+  if (!isUuid(id)) return Problem{"invalid-event", "message_id is not the text of a UUID"};
+  const std::string type =
+      firstOf(firstOf(message.type, attribute(message, "type")), message.routingKey);
+  if (type.empty()) return Problem{"invalid-event", "no type and no routing key"};
+  const std::string contentType = firstOf(message.contentType, "application/json");
+  const bool json = isJsonContentType(contentType);
+  if (json && tooDeep(message.body)) {
+    return Problem{"invalid-event",
+                   "JSON nested deeper than " + std::to_string(kJsonDepth) + " levels"};
+  }
+  Event event = Event::ofBytes(type, message.body, contentType);
+  if (json && !event.isJson()) {
+    return Problem{"invalid-event", "content type is JSON and the body is not"};
+  }
+  event.setId(id)
+      .setSource(firstOf(message.appId, attribute(message, "source")))
+      .setKey(attribute(message, "partitionkey"))
+      .setTime(timeOf(message))
+      .setCorrelationId(message.correlationId);
+  if (const auto* cause = find(message, kCausationId)) event.setCausationId(*cause);
+  const auto* parent = find(message, "traceparent");
+  const auto* state = find(message, "tracestate");
+  event.setTrace(parent != nullptr ? *parent : "", state != nullptr ? *state : "");
+  copyOwnHeaders(event, message);
+  return event;
+}
+
+}  // namespace pillion::amqp

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <pillion/event.hpp>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "event/row.hpp"
+
+// The one mapping between an event and AMQP 0-9-1 properties, headers and body, both ways.
+//
+// | event          | property          | header                      |
+// |----------------|-------------------|-----------------------------|
+// | id             | message_id        | cloudEvents_id              |
+// | type           | type, routing key | cloudEvents_type            |
+// | source         | app_id            | cloudEvents_source          |
+// | key            |                   | cloudEvents_partitionkey    |
+// | time           | timestamp (s)     | cloudEvents_time (RFC 3339) |
+// | contentType    | content_type      |                             |
+// | correlationId  | correlation_id    |                             |
+// | causationId    |                   | pillion-causation-id        |
+// | traceparent    |                   | traceparent                 |
+// | tracestate     |                   | tracestate                  |
+// | headers        |                   | as they are                 |
+//
+// Prefix and names: CloudEvents AMQP protocol binding 1.0.2, section 3.1.3.1, and the partitioning
+// extension. The prefix with '_' is the one that every AMQP library can carry.
+
+namespace pillion::amqp {
+
+/// A message as it is sent or was received. Delivery mode is always persistent when sent.
+struct Message {
+  std::string routingKey;
+  std::string messageId;
+  std::string type;
+  std::string appId;
+  std::string contentType;
+  std::string correlationId;
+  std::uint64_t timestamp = 0;  // seconds; 0 = none
+  std::vector<std::pair<std::string, std::string>> headers;
+  std::string body;
+};
+
+/// Why something cannot be a message, or an event.
+struct Problem {
+  std::string reason;  // one word, for headers, tables and metrics
+  std::string detail;  // no payload in it
+};
+
+/// A stored event as a message. A Problem when it would break the connection: such a row can only
+/// have been written around the publisher.
+std::variant<Message, Problem> messageFrom(Row&& row);
+
+/// A received message as an event.
+std::variant<Event, Problem> eventFrom(const Message& message);
+
+}  // namespace pillion::amqp

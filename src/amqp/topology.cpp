@@ -1,0 +1,59 @@
+#include "amqp/topology.hpp"
+
+#include <pillion/error.hpp>
+
+namespace pillion::amqp {
+namespace {
+
+QueueSpec deadLetterSpec(const ConsumerTopology& topology) {
+  return {.name = topology.deadLetterQueue(),
+          .exclusive = false,
+          .textArguments = {{"x-queue-type", "quorum"}},
+          .numberArguments = {}};
+}
+
+/// Every argument is explicit, since the brokers' defaults differ by version. Dead-lettering by the
+/// broker itself, which only the delivery limit causes, is at-least-once, which in turn asks for
+/// reject-publish; without a maximum length that rejects nothing.
+QueueSpec queueSpec(const ConsumerTopology& topology) {
+  return {.name = topology.queue,
+          .exclusive = false,
+          .textArguments = {{"x-queue-type", "quorum"},
+                            {"x-dead-letter-exchange", ""},
+                            {"x-dead-letter-routing-key", topology.deadLetterQueue()},
+                            {"x-dead-letter-strategy", "at-least-once"},
+                            {"x-overflow", "reject-publish"}},
+          .numberArguments = {{"x-delivery-limit", topology.deliveryLimit}}};
+}
+
+void declareOrExplain(Connection& connection, const QueueSpec& queue) {
+  try {
+    connection.declareQueue(queue);
+  } catch (const ConfigError& error) {
+    throw ConfigError(std::string(error.what()) +
+                      "; use the queue's own settings, another queue name, or delete the queue");
+  }
+}
+
+}  // namespace
+
+void declare(Connection& connection, const ConsumerTopology& topology) {
+  if (!connection.exchangeExists(topology.exchange)) {
+    connection.declareTopicExchange(topology.exchange);
+  }
+  declareOrExplain(connection, deadLetterSpec(topology));
+  declareOrExplain(connection, queueSpec(topology));
+  for (const std::string& pattern : topology.patterns) {
+    connection.bindQueue(topology.queue, topology.exchange, pattern);
+  }
+}
+
+void check(Connection& connection, const ConsumerTopology& topology) {
+  for (const std::string& queue : {topology.queue, topology.deadLetterQueue()}) {
+    if (connection.queueExists(queue)) continue;
+    throw ConfigError("queue '" + queue +
+                      "' does not exist and declareTopology is off; ask the broker's operator");
+  }
+}
+
+}  // namespace pillion::amqp

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "amqp/connection.hpp"
+
+namespace pillion::amqp {
+
+/// What a consumer needs at the broker: a durable topic exchange, a durable quorum queue bound to it,
+/// and a dead-letter queue beside it.
+struct ConsumerTopology {
+  std::string exchange;
+  std::string queue;
+  std::vector<std::string> patterns;
+  int deliveryLimit = 0;
+
+  [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
+};
+
+/// Declares what is missing. Throws ConfigError that shows the difference when a queue of that name
+/// exists with other arguments.
+void declare(Connection& connection, const ConsumerTopology& topology);
+
+/// Only looks whether all is there; throws ConfigError naming what is not.
+void check(Connection& connection, const ConsumerTopology& topology);
+
+}  // namespace pillion::amqp

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+// One function per verb: adds it to the command line, with what runs when it was chosen.
+
+namespace pillion::cli {
+
+void addRelayCommand(CLI::App& app);
+void addMigrateCommand(CLI::App& app);
+void addStatusCommand(CLI::App& app);
+
+}  // namespace pillion::cli

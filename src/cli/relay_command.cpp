@@ -1,0 +1,77 @@
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+#include <pillion/log.hpp>
+#include <pillion/relay.hpp>
+#include <thread>
+
+#include "cli/commands.hpp"
+#include "cli/database_flags.hpp"
+
+namespace pillion::cli {
+namespace {
+
+/// Waits for SIGTERM or SIGINT on a thread of its own, so that no work is done in a handler. Made
+/// before any other thread, since they inherit the mask.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    sigemptyset(&signals_);
+    for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals_, signal);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    thread_ = std::thread([this] {
+      int signal = 0;
+      sigwait(&signals_, &signal);
+      source_.request_stop();
+    });
+  }
+
+  ~StopOnSignal() {
+    pthread_kill(thread_.native_handle(), SIGUSR1);  // no-op when it has ended with a signal
+    thread_.join();
+  }
+
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+  [[nodiscard]] std::stop_token token() const { return source_.get_token(); }
+
+ private:
+  sigset_t signals_{};
+  std::stop_source source_;
+  std::thread thread_;
+};
+
+void report(const RelayStats& stats) {
+  logger()->info("relay ended: {} published, {} repeated, {} unroutable, {} refused", stats.published,
+                 stats.repeated, stats.unroutable, stats.nacked);
+}
+
+}  // namespace
+
+void addRelayCommand(CLI::App& app) {
+  auto options = std::make_shared<RelayOptions>();
+  auto* command = app.add_subcommand(
+      "relay", "Publish committed events to RabbitMQ until SIGTERM, which finishes what is in flight");
+  addDatabaseFlags(*command, options->database);
+  command->add_option("--amqp-url", options->broker.url,
+                      "RabbitMQ URL; else PILLION_AMQP_URL, else amqp://guest:guest@localhost");
+  command->add_option("--exchange", options->broker.exchange,
+                      "Topic exchange; else PILLION_EXCHANGE, else pillion.events");
+  command->add_option("--name", options->name, "Shown by status; else host and process id");
+  command->add_option("--window", options->windowEvents, "Unconfirmed events in flight")
+      ->capture_default_str();
+  command->add_flag("!--no-declare", options->broker.declareTopology,
+                    "Only check that the exchange exists");
+  command->add_flag("!--no-fence", options->fence,
+                    "Do not hold the broker-side fence (a role without configure rights)");
+  command->callback([options] {
+    const StopOnSignal stop;
+    const auto relay = Relay::create(*options);
+    relay->run(stop.token());
+    report(relay->stats());
+  });
+}
+
+}  // namespace pillion::cli

@@ -1,0 +1,94 @@
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <pillion/status.hpp>
+
+#include "cli/commands.hpp"
+#include "cli/database_flags.hpp"
+
+namespace pillion::cli {
+namespace {
+
+struct Chosen {
+  DatabaseOptions database;
+  bool json = false;
+};
+
+nlohmann::json milliseconds(const std::optional<std::chrono::milliseconds>& age) {
+  return age ? nlohmann::json(age->count()) : nlohmann::json(nullptr);
+}
+
+void printJson(const OutboxStatus& status) {
+  nlohmann::json lanes = nlohmann::json::array();
+  for (const LaneStatus& lane : status.lanes) {
+    lanes.push_back({{"lane", lane.lane},
+                     {"cursor", lane.cursor},
+                     {"paging", lane.paging},
+                     {"token", lane.token},
+                     {"holder", lane.holder},
+                     {"lease_expired", lane.leaseExpired}});
+  }
+  const nlohmann::json document{{"pending", status.pending},
+                                {"pending_is_minimum", status.pendingIsMinimum},
+                                {"oldest_ms", milliseconds(status.oldest)},
+                                {"parked", status.parked},
+                                {"oldest_parked_ms", milliseconds(status.oldestParked)},
+                                {"lanes", lanes}};
+  std::printf("%s\n", document.dump(2).c_str());
+}
+
+std::string age(const std::optional<std::chrono::milliseconds>& value) {
+  if (!value) return "-";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", static_cast<double>(value->count()) / 1000.0);
+  return text;
+}
+
+bool sameState(const LaneStatus& a, const LaneStatus& b) {
+  return a.cursor == b.cursor && a.paging == b.paging && a.token == b.token &&
+         a.leaseExpired == b.leaseExpired;
+}
+
+std::string holderOf(const LaneStatus& lane) {
+  if (lane.token == 0) return "nobody";
+  return lane.holder + " (token " + std::to_string(lane.token) +
+         (lane.leaseExpired ? ", gone)" : ")");
+}
+
+/// Lanes in the same state share a line: usually there is one.
+void printLanes(const std::vector<LaneStatus>& lanes) {
+  std::printf("\n%-8s %-32s %s\n", "lanes", "held by", "cursor");
+  for (std::size_t first = 0; first < lanes.size();) {
+    std::size_t next = first + 1;
+    while (next < lanes.size() && sameState(lanes[first], lanes[next])) ++next;
+    const std::string range =
+        std::to_string(lanes[first].lane) +
+        (next - first > 1 ? "-" + std::to_string(lanes[next - 1].lane) : std::string());
+    std::printf("%-8s %-32s %s%s\n", range.c_str(), holderOf(lanes[first]).c_str(),
+                lanes[first].cursor.c_str(), lanes[first].paging ? " (paging a backlog)" : "");
+    first = next;
+  }
+}
+
+void printText(const OutboxStatus& status) {
+  std::printf("%-8s %s%llu, oldest %s\n", "pending", status.pendingIsMinimum ? "at least " : "",
+              static_cast<unsigned long long>(status.pending), age(status.oldest).c_str());
+  std::printf("%-8s %llu, oldest %s\n", "parked", static_cast<unsigned long long>(status.parked),
+              age(status.oldestParked).c_str());
+  printLanes(status.lanes);
+}
+
+}  // namespace
+
+void addStatusCommand(CLI::App& app) {
+  auto chosen = std::make_shared<Chosen>();
+  auto* command = app.add_subcommand(
+      "status", "Show pending and parked events, and the cursor and holder of each lane");
+  addDatabaseFlags(*command, chosen->database);
+  command->add_flag("--json", chosen->json, "For programs");
+  command->callback([chosen] {
+    const OutboxStatus status = readOutboxStatus(chosen->database);
+    chosen->json ? printJson(status) : printText(status);
+  });
+}
+
+}  // namespace pillion::cli

@@ -1,0 +1,68 @@
+#include "event/event_id.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdint>
+
+namespace pillion {
+namespace {
+
+constexpr std::size_t kTextLength = 36;
+constexpr std::size_t kVersionAt = 14;
+
+bool isDashPosition(std::size_t at) { return at == 8 || at == 13 || at == 18 || at == 23; }
+
+bool isHex(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+
+std::string asText(std::uint64_t high, std::uint64_t low) {
+  static constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text(kTextLength, '-');
+  std::size_t nibble = 0;
+  for (std::size_t at = 0; at < kTextLength; ++at) {
+    if (isDashPosition(at)) continue;
+    const std::uint64_t half = nibble < 16 ? high : low;
+    text[at] = kDigits[(half >> (60 - 4 * (nibble % 16))) & 0xFU];
+    ++nibble;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string makeEventId(const base::Clock& clock, base::Random& random) {
+  const auto sinceEpoch = std::chrono::duration_cast<std::chrono::milliseconds>(
+      clock.wall().time_since_epoch());
+  const auto milliseconds = static_cast<std::uint64_t>(sinceEpoch.count()) & 0xFFFF'FFFF'FFFFU;
+  const std::uint64_t high = (milliseconds << 16U) | 0x7000U | (random.next() & 0x0FFFU);
+  const std::uint64_t low = (random.next() >> 2U) | 0x8000'0000'0000'0000U;
+  return asText(high, low);
+}
+
+bool isUuid(std::string_view text) {
+  if (text.size() != kTextLength) return false;
+  for (std::size_t at = 0; at < kTextLength; ++at) {
+    if (isDashPosition(at) ? text[at] != '-' : !isHex(text[at])) return false;
+  }
+  return true;
+}
+
+std::string normalizedUuid(std::string_view text) {
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](char c) {
+    return c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
+  return lower;
+}
+
+std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_view uuid) {
+  if (!isUuid(uuid) || uuid[kVersionAt] != '7') return std::nullopt;
+  const std::string digits = std::string(uuid.substr(0, 8)) + std::string(uuid.substr(9, 4));
+  std::uint64_t milliseconds = 0;
+  std::from_chars(digits.data(), digits.data() + digits.size(), milliseconds, 16);
+  return std::chrono::system_clock::time_point(std::chrono::milliseconds(milliseconds));
+}
+
+}  // namespace pillion

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/clock.hpp"
+#include "base/random.hpp"
+
+namespace pillion {
+
+/// A UUID of version 7 (RFC 9562, 5.7) as lower-case text.
+std::string makeEventId(const base::Clock& clock = base::systemClock(),
+                        base::Random& random = base::systemRandom());
+
+/// Is it the 36-character text form of a UUID, in either case?
+bool isUuid(std::string_view text);
+
+/// The lower-case form, so that one event has one spelling. Needs isUuid(text).
+std::string normalizedUuid(std::string_view text);
+
+/// When a version-7 id was made; nothing for other versions.
+std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_view uuid);
+
+}  // namespace pillion

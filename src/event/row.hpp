@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace pillion {
+
+/// An event as stored: what the relay carries, unparsed. Empty text means that the column is null.
+struct Row {
+  std::int64_t id = 0;
+  int lane = 0;
+  std::string eventId;
+  std::string type;
+  std::string source;
+  std::string key;
+  std::string time;  // UTC, "2026-01-31 23:59:59.123456"
+  std::string contentType;
+  std::string correlationId;
+  std::string causationId;
+  std::string traceparent;
+  std::string tracestate;
+  std::string headers;  // a JSON object of texts
+  std::string payload;
+};
+
+}  // namespace pillion

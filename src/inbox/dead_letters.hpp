@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <pillion/options.hpp>
+#include <string>
+
+#include "amqp/connection.hpp"
+#include "base/clock.hpp"
+
+namespace pillion::inbox {
+
+/// Why a message could not be applied, as it is written into the dead letter.
+struct DeadLetterReason {
+  std::string reason;  // one word
+  std::string error;   // at most a line; no payload
+  int attempts = 0;
+};
+
+/// Where dead letters go: narrow, so that a simulator can stand in for it.
+class DeadLetterSink {
+ public:
+  virtual ~DeadLetterSink() = default;
+  /// Returns when the copy is safe. Throws BrokerError when that cannot be known.
+  virtual void send(const amqp::Delivery& delivery, const DeadLetterReason& reason) = 0;
+};
+
+/// Copies messages to `<queue>.dead`, confirmed by the broker before the original is acked. Has a
+/// connection of its own while it is used, since a blocked publisher must not hold up acks.
+class DeadLetters : public DeadLetterSink {
+ public:
+  DeadLetters(const BrokerOptions& options, std::string queue);
+
+  void send(const amqp::Delivery& delivery, const DeadLetterReason& reason) override;
+
+ private:
+  amqp::Connection& connection();
+
+  BrokerOptions options_;
+  std::string queue_;
+  std::unique_ptr<amqp::Connection> connection_;
+  base::Clock::Boot lastUse_{0};
+};
+
+}  // namespace pillion::inbox

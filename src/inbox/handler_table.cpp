@@ -1,0 +1,16 @@
+#include "inbox/handler_table.hpp"
+
+#include "inbox/topic_pattern.hpp"
+
+namespace pillion::inbox {
+
+const Handler* HandlerTable::find(const std::string& type) const {
+  const Handler* first = nullptr;
+  for (const auto& [pattern, handler] : handlers_) {
+    if (pattern == type) return &handler;
+    if (first == nullptr && matchesTopic(pattern, type)) first = &handler;
+  }
+  return first;
+}
+
+}  // namespace pillion::inbox

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <pillion/consumer.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pillion::inbox {
+
+using Handler = EventConsumer::Handler;
+
+/// Which handler an event type belongs to: the exact type, else the first pattern that matches.
+class HandlerTable {
+ public:
+  void add(std::string pattern, Handler handler) {
+    handlers_.emplace_back(std::move(pattern), std::move(handler));
+  }
+
+  [[nodiscard]] const Handler* find(const std::string& type) const;
+
+ private:
+  std::vector<std::pair<std::string, Handler>> handlers_;
+};
+
+}  // namespace pillion::inbox

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <pqxx/pqxx>
+#include <string>
+#include <vector>
+
+// Every statement on the tables `inbox` and `inbox_horizon`.
+
+namespace pillion::inbox {
+
+using WallTime = std::chrono::system_clock::time_point;
+
+inline constexpr int kRing = 32;  // children of sql/0002_inbox.sql
+/// What one child covers: 2^26 ms.
+inline constexpr std::chrono::milliseconds kChildSpan{std::int64_t{1} << 26};
+/// Children that ids made by a clock that runs ahead may already be using.
+inline constexpr int kChildrenAhead = 2;
+
+void prepareClaim(pqxx::connection& connection, const std::string& schema);
+/// True when the id is new. Needs prepareClaim on the connection.
+bool claimId(pqxx::transaction_base& tx, const std::string& consumer, const std::string& eventId);
+
+/// Events made before this have been forgotten.
+WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema);
+
+/// The children whose whole span ended before `horizon`, and when each span ended.
+struct OldChild {
+  int child;
+  WallTime end;
+};
+std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now);
+
+/// Empties a child and moves the horizon to `end`; false when somebody is using it (try later) or it
+/// is empty already.
+bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old);
+
+/// Deletes ids of other versions than 7 that were applied before; at most one small batch. Returns
+/// whether there may be more.
+bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, WallTime before);
+
+}  // namespace pillion::inbox

@@ -1,0 +1,135 @@
+#include "inbox/postgres_inbox.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <pillion/error.hpp>
+#include <pillion/log.hpp>
+#include <utility>
+
+#include "event/event_id.hpp"
+#include "migrate/schema_check.hpp"
+#include "postgres/connection.hpp"
+
+namespace pillion::inbox {
+namespace {
+
+/// Instances and producers do not agree on the time to the second.
+constexpr std::chrono::hours kClockSlack{1};
+/// Ids made further ahead than this could be in a child that is about to be emptied.
+constexpr std::chrono::hours kMostAhead{24};
+
+class PostgresInboxTransaction : public InboxTransaction {
+ public:
+  PostgresInboxTransaction(pqxx::connection& connection, const std::string& consumer)
+      : connection_(connection), consumer_(consumer), work_(connection) {}
+
+  bool claim(const std::string& eventId) override {
+    bool isNew = false;
+    postgres::guarded("recording an event in the inbox",
+                      [&] { isNew = claimId(work_, consumer_, eventId); });
+    return isNew;
+  }
+
+  void run(const Handler& handler, const Event& event) override {
+    try {
+      // What the handler is given is a savepoint, so nothing it does to it ends the transaction that
+      // holds the inbox row. Committing it once more is a no-op; after an abort or a swallowed SQL
+      // error it throws.
+      pqxx::subtransaction savepoint{work_, "pillion_handler"};
+      handler(event, savepoint);
+      savepoint.commit();
+    } catch (const RejectEvent&) {
+      requireConnection();
+      throw;
+    } catch (const std::exception& error) {
+      requireConnection();
+      throw HandlerFailed(postgres::firstLine(error.what()));
+    } catch (...) {
+      requireConnection();
+      throw HandlerFailed("an exception that is no std::exception");
+    }
+  }
+
+  void commit() override {
+    try {
+      work_.commit();
+    } catch (const pqxx::in_doubt_error&) {
+      throw DatabaseError(DatabaseError::Kind::InDoubt, "PostgreSQL left a COMMIT unanswered");
+    } catch (const pqxx::broken_connection& error) {
+      throw DatabaseError(DatabaseError::Kind::Unavailable,
+                          "PostgreSQL, committing: " + postgres::firstLine(error.what()));
+    } catch (const pqxx::failure& error) {
+      requireConnection();
+      throw HandlerFailed(postgres::firstLine(error.what()));  // a deferred constraint, say
+    }
+  }
+
+ private:
+  /// An exception may only be the echo of a lost connection, which is no failure of the handler.
+  void requireConnection() const {
+    if (connection_.is_open()) return;
+    throw DatabaseError(DatabaseError::Kind::Unavailable, "PostgreSQL is away");
+  }
+
+  pqxx::connection& connection_;
+  const std::string& consumer_;
+  pqxx::work work_;
+};
+
+}  // namespace
+
+PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consumer,
+                             std::chrono::hours window, const base::Clock& clock)
+    : schema_(postgres::schemaOf(options)), consumer_(std::move(consumer)), window_(window),
+      clock_(clock), connection_(postgres::connect(options, "consumer " + consumer_)) {
+  postgres::guarded("opening the inbox", [&] {
+    pqxx::nontransaction tx{*connection_};
+    migrate::requireCurrentSchema(tx, schema_);
+    horizon_ = readHorizon(tx, schema_);
+    prepareClaim(*connection_, schema_);
+  });
+}
+
+bool PostgresInbox::remembers(const std::string& eventId) const {
+  const auto made = timeOfEventId(eventId);
+  if (!made) return true;  // other versions are forgotten by the time they were applied
+  const auto now = clock_.wall();
+  return *made >= std::max(horizon_, now - window_) && *made <= now + kMostAhead;
+}
+
+std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
+  std::unique_ptr<InboxTransaction> transaction;
+  postgres::guarded("beginning a transaction", [&] {
+    transaction = std::make_unique<PostgresInboxTransaction>(*connection_, consumer_);
+  });
+  return transaction;
+}
+
+void PostgresInbox::forgetOld() {
+  const auto now = clock_.wall();
+  const auto before = now - window_ - kClockSlack;
+  postgres::guarded("forgetting old events", [&] {
+    for (const OldChild& old : childrenBefore(before, now)) truncate(old);
+    for (bool more = true; more;) {
+      pqxx::work tx{*connection_};
+      more = deleteOther(tx, schema_, before);
+      tx.commit();
+    }
+    pqxx::nontransaction tx{*connection_};
+    horizon_ = readHorizon(tx, schema_);
+  });
+}
+
+void PostgresInbox::truncate(const OldChild& old) {
+  try {
+    pqxx::work tx{*connection_};
+    if (truncateChild(tx, schema_, old)) logger()->info("inbox child {} was emptied", old.child);
+    tx.commit();
+  } catch (const pqxx::sql_error& error) {
+    // In use (55P03), or not ours to truncate: space waits, delivery does not.
+    logger()->debug("inbox child {} stays: {}", old.child, error.sqlstate());
+  }
+}
+
+}  // namespace pillion::inbox

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <pillion/options.hpp>
+#include <pqxx/pqxx>
+#include <string>
+
+#include "base/clock.hpp"
+#include "inbox/inbox.hpp"
+#include "inbox/inbox_table.hpp"
+
+namespace pillion::inbox {
+
+/// The inbox in the consuming service's own database: one connection, opened by the constructor.
+class PostgresInbox : public Inbox {
+ public:
+  /// Throws ConfigError, SchemaError or DatabaseError.
+  PostgresInbox(const DatabaseOptions& options, std::string consumer, std::chrono::hours window,
+                const base::Clock& clock = base::systemClock());
+
+  [[nodiscard]] bool remembers(const std::string& eventId) const override;
+  std::unique_ptr<InboxTransaction> begin() override;
+  void forgetOld() override;
+
+ private:
+  void truncate(const OldChild& old);
+
+  std::string schema_;
+  std::string consumer_;
+  std::chrono::hours window_;
+  const base::Clock& clock_;
+  std::unique_ptr<pqxx::connection> connection_;
+  WallTime horizon_;
+};
+
+}  // namespace pillion::inbox

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pillion::outbox {
+
+/// A pg_snapshot: "xmin:xmax:xip,xip,…". Transactions below xmin have ended, those from xmax on had
+/// not begun to be visible, those in xip were in progress.
+struct Snapshot {
+  std::string text;
+  std::uint64_t xmin = 0;
+  std::uint64_t xmax = 0;
+  std::vector<std::uint64_t> inProgress;
+
+  /// Throws Error for a text of another form.
+  static Snapshot parse(std::string_view text);
+  /// The in-progress transactions as a PostgreSQL array, "{1,2}".
+  [[nodiscard]] std::string inProgressArray() const;
+  friend bool operator==(const Snapshot& a, const Snapshot& b) { return a.text == b.text; }
+};
+
+/// How far a lane has come: everything visible in `done`, and while a backlog is paged (`target` not
+/// empty) also everything visible in `target` with an id up to `lastId`.
+struct Cursor {
+  Snapshot done;
+  Snapshot target;
+  std::int64_t lastId = 0;
+  /// No event with xid >= done.xmax has a lower id. Only grows; a later `done` may keep an earlier
+  /// floor.
+  std::int64_t floor = 0;
+  std::int64_t targetFloor = 0;
+
+  [[nodiscard]] bool paging() const { return !target.text.empty(); }
+};
+
+}  // namespace pillion::outbox

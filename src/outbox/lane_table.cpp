@@ -1,0 +1,178 @@
+#include "outbox/lane_table.hpp"
+
+#include <pillion/error.hpp>
+
+#include "postgres/identifier.hpp"
+#include "postgres/statement.hpp"
+
+namespace pillion::outbox {
+namespace {
+
+using postgres::execute;
+using postgres::inSchema;
+using postgres::integerOf;
+using postgres::textOf;
+
+/// A relay whose database session has ended is gone, whatever its lease says: a killed process is
+/// replaced at once. A session that started after the relay did is another one with the same pid; one
+/// whose start this role may not see counts as alive.
+constexpr const char* kGone =
+    "(r.expires_at < clock_timestamp() or not exists (select from pg_stat_activity a"
+    " where a.pid = r.backend_pid and coalesce(a.backend_start <= r.started_at, true)))";
+
+std::string statement(const char* sql, const std::string& schema) { return inSchema(sql, schema); }
+
+std::string milliseconds(std::chrono::milliseconds duration) {
+  return std::to_string(duration.count());
+}
+
+bool wroteRows(const pqxx::result& result) { return result.affected_rows() > 0; }
+
+}  // namespace
+
+void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(statement(
+      "select pg_is_in_recovery(), (select system_identifier from pg_control_system())"
+      " is distinct from (select system_identifier from {schema}.meta),"
+      " pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax(coalesce(target,"
+      " done))) from {schema}.lane)",
+      schema));
+  if (result[0][0].as<bool>()) {
+    throw DatabaseError(DatabaseError::Kind::Unavailable,
+                        "PostgreSQL is a standby; the relay works on the primary only");
+  }
+  if (result[0][1].as<bool>() || result[0][2].as<bool>()) {
+    throw SchemaError(
+        "the outbox cursor in schema '" + schema +
+        "' was made in another PostgreSQL cluster (restored dump, pg_upgrade or promoted copy): its "
+        "transaction ids mean nothing here, so publishing could skip events; see "
+        "docs/operating.md, 'After a restore'");
+  }
+}
+
+bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(inSchema(
+      std::string("select not exists (select from {schema}.lane l join {schema}.relay r on r.token ="
+                  " l.token where not r.fenced and not ") +
+          kGone + ")",
+      schema));
+  return result[0][0].as<bool>();
+}
+
+std::optional<std::int64_t> takeAllLanes(pqxx::transaction_base& tx, const std::string& schema,
+                                         const std::string& name, std::chrono::milliseconds lease) {
+  // The row lock orders this against a renewal on its way: either that comes first and the row is
+  // not expired any more, or it finds itself fenced.
+  tx.exec(inSchema(std::string("update {schema}.relay r set fenced = true where not fenced and ") +
+                       kGone,
+                   schema));
+  const auto entered = execute(
+      tx,
+      statement("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
+                " pg_backend_pid(), clock_timestamp() + $2::text::float8 * interval '1 ms')"
+                " returning token",
+                schema),
+      {name, milliseconds(lease)});
+  const std::int64_t token = integerOf(entered[0][0]);
+  const auto taken = execute(
+      tx,
+      statement("update {schema}.lane l set token = $1::text::bigint where l.lane in (select x.lane"
+                " from {schema}.lane x left join {schema}.relay r on r.token = x.token where"
+                " r.token is null or r.fenced order by x.lane for update of x skip locked)",
+                schema),
+      {std::to_string(token)});
+  if (taken.affected_rows() != kLanes) return std::nullopt;
+  tx.exec(statement("delete from {schema}.relay r where fenced and not exists (select from"
+                    " {schema}.lane l where l.token = r.token)",
+                    schema));
+  return token;
+}
+
+Cursor readCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
+  const auto result = execute(
+      tx,
+      statement("select distinct done::text, target::text, last_id, floor_id from {schema}.lane"
+                " where token = $1::text::bigint",
+                schema),
+      {std::to_string(token)});
+  if (result.size() != 1) {
+    throw SchemaError("the lanes of schema '" + schema + "' have " +
+                      std::to_string(result.size()) +
+                      " different cursors; this version's relay moves all lanes together");
+  }
+  Cursor cursor;
+  cursor.done = Snapshot::parse(textOf(result[0][0]));
+  if (!result[0][1].is_null()) {
+    cursor.target = Snapshot::parse(textOf(result[0][1]));
+    cursor.lastId = integerOf(result[0][2]);
+  }
+  cursor.floor = integerOf(result[0][3]);
+  cursor.targetFloor = cursor.floor;
+  return cursor;
+}
+
+bool writeCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                 std::chrono::milliseconds lease, const Cursor& cursor) {
+  const auto result = execute(
+      tx,
+      statement("with mine as (update {schema}.relay set expires_at = clock_timestamp()"
+                " + $2::text::float8 * interval '1 ms' where token = $1::text::bigint"
+                " and not fenced returning token)"
+                " update {schema}.lane l set done = $3::text::pg_snapshot,"
+                " target = nullif($4::text, '')::pg_snapshot,"
+                " last_id = case when $4::text = '' then null else $5::text::bigint end,"
+                " floor_id = $6::text::bigint from mine where l.token = mine.token",
+                schema),
+      {std::to_string(token), milliseconds(lease), cursor.done.text, cursor.target.text,
+       std::to_string(cursor.lastId), std::to_string(cursor.floor)});
+  return wroteRows(result);
+}
+
+bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                std::chrono::milliseconds lease) {
+  const auto result = execute(
+      tx,
+      statement("update {schema}.relay set expires_at = clock_timestamp() + $2::text::float8 *"
+                " interval '1 ms' where token = $1::text::bigint and not fenced",
+                schema),
+      {std::to_string(token), milliseconds(lease)});
+  return wroteRows(result);
+}
+
+void giveLanesBack(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
+  execute(tx, statement("update {schema}.lane set token = null where token = $1::text::bigint", schema),
+          {std::to_string(token)});
+  execute(tx, statement("delete from {schema}.relay where token = $1::text::bigint", schema),
+          {std::to_string(token)});
+}
+
+std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string& schema) {
+  std::vector<LaneStatus> lanes;
+  const auto result = tx.exec(inSchema(
+      std::string("select l.lane, l.done::text, l.target is not null, coalesce(r.token, 0),"
+                  " coalesce(r.name, ''), coalesce(") +
+          kGone +
+          ", false) from {schema}.lane l left join {schema}.relay r on r.token = l.token and not"
+          " r.fenced order by l.lane",
+      schema));
+  for (const auto& row : result) {
+    LaneStatus lane;
+    lane.lane = row[0].as<int>();
+    lane.cursor = textOf(row[1]);
+    lane.paging = row[2].as<bool>();
+    lane.token = integerOf(row[3]);
+    lane.holder = textOf(row[4]);
+    lane.leaseExpired = lane.token != 0 && row[5].as<bool>();
+    lanes.push_back(lane);
+  }
+  return lanes;
+}
+
+std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(
+      "select (select system_identifier from pg_control_system())::text || '.' ||"
+      " (select oid from pg_database where datname = current_database())::text");
+  return textOf(result[0][0]) + '.' + schema;
+}
+
+}  // namespace pillion::outbox

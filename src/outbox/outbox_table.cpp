@@ -1,0 +1,197 @@
+#include "outbox/outbox_table.hpp"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "event/timestamp.hpp"
+#include "outbox/row_columns.hpp"
+#include "postgres/identifier.hpp"
+
+namespace pillion::outbox {
+namespace {
+
+using postgres::inSchema;
+using postgres::integerOf;
+using postgres::Parameters;
+using postgres::textOf;
+
+constexpr std::size_t kInsertColumns = 12;
+
+/// Cuts a branch by bytes as well: a row comes when the payloads before it stay below the limit, so
+/// the first always comes. octet_length does not read a toasted payload.
+std::string cutByBytes(const std::string& branch, const std::string& limit) {
+  return "(select " + std::string(kRowColumns) +
+         " from (select b.*, sum(octet_length(payload)::bigint) over (rows between unbounded"
+         " preceding and 1 preceding) as bytes_before from (" + branch +
+         ") b) o where coalesce(bytes_before, 0) < " + limit + ")";
+}
+
+// $1 xip array, $2 xmax, $3 row limit + 1, $4 byte limit. Both branches carry the limits: one huge
+// transaction must not come in one piece. The xid order is only the index's; what is published is
+// sorted by id, or paged by id when the limits cut.
+std::string liveStatement(const std::string& schema) {
+  const auto branch = [](const std::string& condition) {
+    return cutByBytes("select * from {schema}.outbox where " + condition +
+                          " order by xid, id limit $3::text::bigint",
+                      "$4::text::bigint");
+  };
+  return inSchema(
+      "select pg_current_snapshot()::text as snapshot, (select last_value from"
+      " {schema}.outbox_id_seq) as last_id, pg_postmaster_start_time()::text || case when"
+      " pg_is_in_recovery() then ' standby' else substr(pg_walfile_name(pg_current_wal_lsn()),"
+      " 1, 8) end as server, null::bigint as id, null::smallint as lane, null::uuid as event_id,"
+      " null::text as type, null::text as source, null::text as key, null::timestamp as time,"
+      " null::text as content_type, null::text as correlation_id, null::text as causation_id,"
+      " null::text as traceparent, null::text as tracestate, null::json as headers,"
+      " null::bytea as payload"
+      " union all select null, null, null, l.* from " +
+          branch("xid = any($1::text::xid8[])") + " l union all select null, null, null, t.* from " +
+          branch("xid >= $2::text::xid8") + " t",
+      schema);
+}
+
+// $1 xip array, $2 xmax, $3 target, $4 id, $5 row limit, $6 byte limit
+std::string pageStatement(const std::string& schema) {
+  return inSchema(cutByBytes("select * from {schema}.outbox where id > $4::text::bigint"
+                             " and (xid >= $2::text::xid8 or xid = any($1::text::xid8[]))"
+                             " and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)"
+                             " order by id limit $5::text::bigint",
+                             "$6::text::bigint"),
+                  schema);
+}
+
+// One index probe per transaction: min(id) over an array would walk the index on id.
+std::string lateStatement(const std::string& schema) {
+  return inSchema(
+      "select min(first.id) from unnest($1::text::xid8[]) as late(xid), lateral (select o.id from"
+      " {schema}.outbox o where o.xid = late.xid order by o.xid, o.id limit 1) first",
+      schema);
+}
+
+std::size_t payloadBytes(const std::vector<Row>& rows) {
+  std::size_t bytes = 0;
+  for (const Row& row : rows) bytes += row.payload.size();
+  return bytes;
+}
+
+}  // namespace
+
+std::string insertStatement(const std::string& schema, std::size_t rows) {
+  std::string sql = inSchema(
+      "insert into {schema}.outbox (event_id, type, source, key, time, content_type,"
+      " correlation_id, causation_id, traceparent, tracestate, headers, payload) values ",
+      schema);
+  std::size_t next = 1;
+  const auto parameter = [&](const char* before, const char* after) {
+    return before + ("$" + std::to_string(next++)) + after;
+  };
+  for (std::size_t row = 0; row < rows; ++row) {
+    sql += row == 0 ? "(" : ", (";
+    sql += parameter("", "::text::uuid, ");
+    sql += parameter("", "::text, ");
+    sql += parameter("", "::text, ");
+    sql += parameter("nullif(", "::text, ''), ");
+    sql += parameter("", "::text::timestamptz, ");
+    sql += parameter("", "::text, ");
+    for (int optional = 0; optional < 4; ++optional) sql += parameter("nullif(", "::text, ''), ");
+    sql += parameter("nullif(", "::text, '')::json, ");
+    sql += parameter("", "::bytea)");
+  }
+  return sql;
+}
+
+void addInsertParameters(Parameters& parameters, const Event& event, const std::string& source,
+                         const TraceContext& trace) {
+  parameters.reserve(parameters.values().size() + kInsertColumns);
+  parameters.add(event.id());
+  parameters.add(event.type());
+  parameters.add(source);
+  parameters.add(event.key());
+  parameters.add(toRfc3339(event.time()));
+  parameters.add(event.contentType());
+  parameters.add(event.correlationId());
+  parameters.add(event.causationId());
+  parameters.add(trace.traceparent);
+  parameters.add(trace.tracestate);
+  parameters.add(event.headers().empty() ? std::string() : nlohmann::json(event.headers()).dump());
+  parameters.add(event.bytes());
+}
+
+OutboxReader::OutboxReader(pqxx::connection& connection, const std::string& schema,
+                           std::size_t rowLimit, std::size_t byteLimit)
+    : connection_(&connection), rowLimit_(rowLimit), byteLimit_(byteLimit) {
+  connection.prepare("pillion_fetch_live", liveStatement(schema));
+  connection.prepare("pillion_fetch_page", pageStatement(schema));
+  connection.prepare("pillion_fetch_late", lateStatement(schema));
+}
+
+OutboxReader::Live OutboxReader::fetchLive(const Snapshot& done) {
+  pqxx::nontransaction tx{*connection_};
+  const auto result = postgres::executePrepared(
+      tx, "pillion_fetch_live",
+      {done.inProgressArray(), std::to_string(done.xmax), std::to_string(rowLimit_ + 1),
+       std::to_string(byteLimit_)});
+  Live live;
+  live.now = Snapshot::parse(textOf(result[0][0]));
+  live.lastId = integerOf(result[0][1]);
+  live.server = textOf(result[0][2]);
+  for (std::size_t i = 1; i < static_cast<std::size_t>(result.size()); ++i) {
+    live.rows.push_back(rowFrom(result[static_cast<int>(i)], 3));
+  }
+  live.cut = live.rows.size() > rowLimit_ || payloadBytes(live.rows) >= byteLimit_;
+  std::ranges::sort(live.rows, {}, &Row::id);
+  return live;
+}
+
+OutboxReader::Paged OutboxReader::fetchPage(const Snapshot& done, const Snapshot& target,
+                                            std::int64_t lastId) {
+  pqxx::nontransaction tx{*connection_};
+  const auto result = postgres::executePrepared(
+      tx, "pillion_fetch_page",
+      {done.inProgressArray(), std::to_string(done.xmax), target.text, std::to_string(lastId),
+       std::to_string(rowLimit_), std::to_string(byteLimit_)});
+  Paged page;
+  for (const auto& fields : result) page.rows.push_back(rowFrom(fields, 0));
+  page.last = page.rows.size() < rowLimit_ && payloadBytes(page.rows) < byteLimit_;
+  return page;
+}
+
+std::optional<std::int64_t> OutboxReader::lowestLateId(const Snapshot& done) {
+  if (done.inProgress.empty()) return std::nullopt;
+  pqxx::nontransaction tx{*connection_};
+  const auto result =
+      postgres::executePrepared(tx, "pillion_fetch_late", {done.inProgressArray()});
+  if (result[0][0].is_null()) return std::nullopt;
+  return integerOf(result[0][0]);
+}
+
+PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema) {
+  constexpr std::uint64_t kMost = 1'000'000;
+  const auto result = tx.exec(inSchema(
+      "select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8 from ("
+      " select e.created_at from {schema}.outbox e join {schema}.lane l on l.lane = e.lane"
+      " where e.xid >= (select min(pg_snapshot_xmin(done)) from {schema}.lane)"
+      " and not pg_visible_in_snapshot(e.xid, l.done) and not (l.target is not null"
+      " and pg_visible_in_snapshot(e.xid, l.target) and e.id <= l.last_id) limit 1000000) p",
+      schema));
+  PendingCount count;
+  count.events = static_cast<std::uint64_t>(integerOf(result[0][0]));
+  count.isMinimum = count.events == kMost;
+  if (!result[0][1].is_null()) count.oldestSeconds = result[0][1].as<double>();
+  return count;
+}
+
+int truncatePublished(pqxx::connection& connection, const std::string& schema) {
+  int emptied = 0;
+  for (int child = 0; child < 8; ++child) {
+    pqxx::work tx{connection};
+    const auto result = postgres::execute(
+        tx, inSchema("select {schema}.truncate_published($1::text::int)", schema),
+        {std::to_string(child)});
+    tx.commit();
+    if (textOf(result[0][0]) == "truncated") ++emptied;
+  }
+  return emptied;
+}
+
+}  // namespace pillion::outbox

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <pillion/event.hpp>
+#include <pillion/options.hpp>
+#include <pqxx/pqxx>
+#include <string>
+#include <vector>
+
+#include "outbox/cursor.hpp"
+#include "event/row.hpp"
+#include "postgres/statement.hpp"
+
+// Every statement on the table `outbox`.
+
+namespace pillion::outbox {
+
+/// Rows per insert statement, the largest first: many events cost few round trips, and few statements
+/// are prepared.
+inline constexpr std::size_t kInsertSizes[] = {64, 16, 4, 1};
+
+std::string insertStatement(const std::string& schema, std::size_t rows);
+/// Appends the parameters of one row.
+void addInsertParameters(postgres::Parameters& parameters, const Event& event,
+                         const std::string& source, const TraceContext& trace);
+
+/// Reads the log forward. Prepares its statements on a connection that it does not own.
+class OutboxReader {
+ public:
+  OutboxReader(pqxx::connection& connection, const std::string& schema, std::size_t rowLimit,
+               std::size_t byteLimit);
+
+  struct Live {
+    std::vector<Row> rows;    // in id order; meaningless when cut
+    Snapshot now;             // the snapshot of this very statement
+    std::int64_t lastId = 0;  // the sequence, read by the same statement
+    std::string server;       // changes when the server restarted, failed over or was promoted
+    bool cut = false;         // there are more than the limits allow
+  };
+  /// Everything visible now and not visible in `done`.
+  Live fetchLive(const Snapshot& done);
+
+  struct Paged {
+    std::vector<Row> rows;
+    bool last = false;
+  };
+  /// The same up to a frozen `target`, in id order above `lastId`.
+  Paged fetchPage(const Snapshot& done, const Snapshot& target, std::int64_t lastId);
+
+  /// The lowest id written by transactions that were in progress in `done`; nothing when they wrote
+  /// none, or have not committed.
+  std::optional<std::int64_t> lowestLateId(const Snapshot& done);
+
+ private:
+  pqxx::connection* connection_;
+  std::size_t rowLimit_;
+  std::size_t byteLimit_;
+};
+
+struct PendingCount {
+  std::uint64_t events = 0;
+  bool isMinimum = false;
+  std::optional<double> oldestSeconds;
+};
+PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema);
+
+/// Calls truncate_published for each child but the current; returns how many were emptied.
+int truncatePublished(pqxx::connection& connection, const std::string& schema);
+
+}  // namespace pillion::outbox

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <pqxx/pqxx>
+#include <string>
+#include <vector>
+
+#include "outbox/event_log.hpp"
+#include "event/row.hpp"
+
+// Every statement on the table `parked`.
+
+namespace pillion::outbox {
+
+/// Copies events from the outbox; those that are parked already stay as they are.
+void park(pqxx::transaction_base& tx, const std::string& schema, const std::vector<Park>& events);
+void unpark(pqxx::transaction_base& tx, const std::string& schema,
+            const std::vector<std::int64_t>& ids);
+void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
+                   const std::vector<std::int64_t>& ids);
+
+std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema);
+std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
+                            const std::string& type, std::size_t limit);
+
+struct ParkedCount {
+  std::uint64_t events = 0;
+  std::optional<double> oldestSeconds;
+};
+ParkedCount countParked(pqxx::transaction_base& tx, const std::string& schema);
+
+}  // namespace pillion::outbox

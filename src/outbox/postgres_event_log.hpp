@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <pillion/options.hpp>
+#include <pqxx/pqxx>
+#include <string>
+#include <vector>
+
+#include "outbox/event_log.hpp"
+#include "outbox/outbox_table.hpp"
+
+namespace pillion::outbox {
+
+struct EventLogOptions {
+  DatabaseOptions database = {};
+  std::string relayName = "";
+  std::chrono::milliseconds lease{};
+  std::size_t pageEvents = 0;
+  std::size_t pageBytes = 0;
+};
+
+/// The event log in PostgreSQL: one connection, opened by the constructor, lost with the object.
+class PostgresEventLog : public EventLog {
+ public:
+  /// Throws ConfigError, SchemaError or DatabaseError.
+  explicit PostgresEventLog(const EventLogOptions& options);
+
+  std::optional<Cursor> claim() override;
+  Page fetch(const Cursor& from) override;
+  bool checkpoint(const Checkpoint& checkpoint) override;
+  void release() override;
+  std::vector<std::string> parkedTypes() override;
+  std::vector<Row> fetchParked(const std::string& type, std::size_t limit) override;
+  void reclaimSpace() override;
+  [[nodiscard]] std::string identity() const override { return identity_; }
+
+ private:
+  Page livePage(const Cursor& from);
+  Page backlogPage(const Cursor& from);
+  void rememberServer(const std::string& server);
+
+  EventLogOptions options_;
+  std::string schema_;
+  std::unique_ptr<pqxx::connection> connection_;
+  std::optional<OutboxReader> reader_;
+  std::string identity_;
+  std::int64_t token_ = 0;
+  std::string server_;  // start time and timeline; a change means that ids may have been reused
+  std::int64_t lastIdSeen_ = 0;  // the sequence, as the latest fetch saw it
+  std::int64_t provenFloor_ = 0;  // lastIdSeen_ as it was before our latest committed write
+};
+
+}  // namespace pillion::outbox

@@ -1,0 +1,168 @@
+#include <pillion/publisher.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <pillion/error.hpp>
+#include <unordered_map>
+#include <utility>
+
+#include "event/event_check.hpp"
+#include "outbox/outbox_table.hpp"
+#include "postgres/connection.hpp"
+#include "postgres/identifier.hpp"
+
+namespace pillion {
+namespace {
+
+/// Which of our statements a connection already has. Keyed by address and backend, since a new
+/// connection may get the address of a dead one.
+class PreparedNames {
+ public:
+  /// The statement's name on this connection, prepared when it was not.
+  template <typename Connection>
+  std::string prepare(Connection& connection, const std::string& schema, std::size_t rows) {
+    const std::scoped_lock lock(mutex_);
+    forgetWhenLarge();
+    const std::string name = "pillion_publish_" + std::to_string(generation_) + "_" +
+                             std::to_string(rows);
+    const Key key{&connection, connection.backendpid(), rows};
+    if (std::ranges::find(known_[key.connection], key) == known_[key.connection].end()) {
+      connection.prepare(name, outbox::insertStatement(schema, rows));
+      auto& onThis = known_[key.connection];
+      std::erase_if(onThis, [&](const Key& other) { return other.backend != key.backend; });
+      onThis.push_back(key);
+    }
+    return name;
+  }
+
+ private:
+  struct Key {
+    const void* connection;
+    int backend;
+    std::size_t rows;
+    bool operator==(const Key&) const = default;
+  };
+
+  /// Services that open a connection per request must not make the list grow for ever. New names
+  /// follow, since a living connection would refuse a second statement of the same name.
+  void forgetWhenLarge() {
+    if (known_.size() < 10'000) return;
+    known_.clear();
+    generation_ = nextGeneration();
+  }
+
+  static std::uint64_t nextGeneration() {
+    static std::atomic<std::uint64_t> counter{0};
+    return ++counter;
+  }
+
+  std::mutex mutex_;
+  std::unordered_map<const void*, std::vector<Key>> known_;
+  std::uint64_t generation_ = nextGeneration();
+};
+
+}  // namespace
+
+struct EventPublisher::State {
+  std::string source;
+  PublisherOptions options;
+  std::string schema;
+  PreparedNames prepared;
+
+  std::mutex ownMutex;
+  std::unique_ptr<pqxx::connection> own;  // guarded by ownMutex
+
+  void check(const Event& event) const { checkEvent(event, sourceOf(event), options.maxPayload); }
+
+  [[nodiscard]] const std::string& sourceOf(const Event& event) const {
+    return event.source().empty() ? source : event.source();
+  }
+
+  [[nodiscard]] TraceContext traceOf(const Event& event) const {
+    if (event.traceparent().empty() && options.traceContext) return options.traceContext();
+    return {event.traceparent(), event.tracestate()};
+  }
+
+  void insert(Transaction& tx, std::span<const Event> events) {
+    postgres::Parameters parameters;
+    for (const Event& event : events) {
+      outbox::addInsertParameters(parameters, event, sourceOf(event), traceOf(event));
+    }
+    if (options.preparedStatements) {
+      const std::string name = prepared.prepare(tx.conn(), schema, events.size());
+      postgres::executePrepared(tx, name, parameters);
+    } else {
+      postgres::execute(tx, outbox::insertStatement(schema, events.size()), parameters);
+    }
+  }
+
+  /// Pieces in the prepared sizes, greedily.
+  void insertAll(Transaction& tx, std::span<const Event> events) {
+    for (const std::size_t size : outbox::kInsertSizes) {
+      while (events.size() >= size) {
+        insert(tx, events.first(size));
+        events = events.subspan(size);
+      }
+    }
+  }
+
+  void publishAlone(const Event& event) {
+    if (!own) own = postgres::connect(options.database, "publisher");
+    postgres::guarded("writing an event", [&] {
+      pqxx::work tx{*own};
+      insert(tx, std::span(&event, 1));
+      tx.commit();
+    });
+  }
+};
+
+EventPublisher::EventPublisher(std::unique_ptr<State> state) : state_(std::move(state)) {}
+EventPublisher::~EventPublisher() = default;
+
+std::unique_ptr<EventPublisher> EventPublisher::create(std::string source,
+                                                       PublisherOptions options) {
+  if (source.empty() || source.size() > EventLimits::kShortString || !isUtf8Text(source)) {
+    throw ConfigError("publisher source of " + std::to_string(source.size()) +
+                      " bytes: 1 to 255 bytes of UTF-8 are needed");
+  }
+  if (options.maxPayload > EventLimits::kPayload) {
+    throw ConfigError("maxPayload of " + std::to_string(options.maxPayload) +
+                      " bytes: the limit is " + std::to_string(EventLimits::kPayload));
+  }
+  auto state = std::make_unique<State>();
+  state->source = std::move(source);
+  state->options = std::move(options);
+  state->schema = postgres::schemaOf(state->options.database);
+  postgres::quoteIdentifier(state->schema);
+  return std::unique_ptr<EventPublisher>(new EventPublisher(std::move(state)));
+}
+
+void EventPublisher::publish(Transaction& tx, const Event& event) const {
+  publish(tx, std::span(&event, 1));
+}
+
+void EventPublisher::publish(Transaction& tx, std::span<const Event> events) const {
+  for (const Event& event : events) state_->check(event);
+  state_->insertAll(tx, events);
+}
+
+void EventPublisher::publish(const Event& event) const {
+  state_->check(event);
+  {
+    const std::scoped_lock lock(state_->ownMutex);
+    const bool mayBeStale = state_->own != nullptr;
+    try {
+      state_->publishAlone(event);
+    } catch (const Error& error) {
+      if (error.connectionLost()) state_->own.reset();
+      // A connection that idled may have died long ago: that says nothing about the server now. What
+      // is in doubt is the caller's to decide.
+      if (!mayBeStale || !error.connectionLost() || error.outcomeInDoubt()) throw;
+      state_->publishAlone(event);
+    }
+  }
+  if (state_->options.onCommitted) state_->options.onCommitted();
+}
+
+}  // namespace pillion

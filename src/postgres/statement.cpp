@@ -1,0 +1,97 @@
+#include "postgres/statement.hpp"
+
+#include <pqxx/version>
+
+#include <array>
+#include <charconv>
+#include <pillion/error.hpp>
+
+namespace pillion::postgres {
+namespace {
+
+#if PQXX_VERSION_MAJOR >= 7
+
+pqxx::params forLibrary(const Parameters& parameters) {
+  pqxx::params list;
+  list.reserve(parameters.values().size());
+  for (const std::string& value : parameters.values()) {
+    list.append(
+        pqxx::bytes_view(reinterpret_cast<const std::byte*>(value.data()), value.size()));
+  }
+  return list;
+}
+
+#else
+
+std::vector<pqxx::binarystring> forLibrary(const Parameters& parameters) {
+  std::vector<pqxx::binarystring> list;
+  list.reserve(parameters.values().size());
+  for (const std::string& value : parameters.values()) list.emplace_back(value);
+  return list;
+}
+
+#endif
+
+constexpr std::array<signed char, 256> makeNibbles() {
+  std::array<signed char, 256> table{};
+  table.fill(-1);
+  for (int i = 0; i < 10; ++i) table[static_cast<std::size_t>('0' + i)] = static_cast<signed char>(i);
+  for (int i = 0; i < 6; ++i) {
+    table[static_cast<std::size_t>('a' + i)] = static_cast<signed char>(10 + i);
+    table[static_cast<std::size_t>('A' + i)] = static_cast<signed char>(10 + i);
+  }
+  return table;
+}
+
+constexpr auto kNibbles = makeNibbles();
+
+}  // namespace
+
+Parameters::Parameters(std::initializer_list<std::string_view> values) {
+  values_.reserve(values.size());
+  for (const std::string_view value : values) add(value);
+}
+
+pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
+                     const Parameters& parameters) {
+#if PQXX_VERSION_MAJOR >= 7
+  return tx.exec(sql, forLibrary(parameters));
+#else
+  return tx.exec_params(sql, pqxx::prepare::make_dynamic_params(forLibrary(parameters)));
+#endif
+}
+
+pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name,
+                             const Parameters& parameters) {
+#if PQXX_VERSION_MAJOR >= 7
+  return tx.exec(pqxx::prepped{name}, forLibrary(parameters));
+#else
+  return tx.exec_prepared(name, pqxx::prepare::make_dynamic_params(forLibrary(parameters)));
+#endif
+}
+
+std::string bytesOf(const pqxx::field& field) {
+  const std::string_view text(field.c_str(), field.size());
+  if (!text.starts_with("\\x") || text.size() % 2 != 0) {
+    throw Error("bytea in another output format than hex; set bytea_output = hex");
+  }
+  std::string bytes(text.size() / 2 - 1, '\0');
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const int high = kNibbles[static_cast<unsigned char>(text[2 + 2 * i])];
+    const int low = kNibbles[static_cast<unsigned char>(text[3 + 2 * i])];
+    bytes[i] = static_cast<char>((high << 4) | low);
+  }
+  return bytes;
+}
+
+std::string textOf(const pqxx::field& field) {
+  return field.is_null() ? std::string() : std::string(field.c_str(), field.size());
+}
+
+std::int64_t integerOf(const pqxx::field& field) {
+  std::int64_t value = 0;
+  std::from_chars(field.c_str(), field.c_str() + field.size(), value);
+  return value;
+}
+
+}  // namespace pillion::postgres

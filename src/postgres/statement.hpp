@@ -1,0 +1,42 @@
+#pragma once
+
+#include <initializer_list>
+#include <pqxx/pqxx>
+#include <string>
+#include <string_view>
+#include <vector>
+
+// Parameters, execution and bytea in one shape for libpqxx 6.4 (Debian 12) and 7.10 (Debian 13).
+// Nothing else in the project depends on the version of libpqxx.
+
+namespace pillion::postgres {
+
+/// Statement parameters whose number is known only at run time. All travel in PostgreSQL's binary
+/// format, which for text and bytea is the bytes themselves: declare every parameter as one of the
+/// two in the statement (`$1::text::bigint`). An empty text stands for NULL where the statement says
+/// `nullif($n::text, '')`.
+class Parameters {
+ public:
+  Parameters() = default;
+  Parameters(std::initializer_list<std::string_view> values);
+
+  void reserve(std::size_t count) { values_.reserve(count); }
+  void add(std::string_view value) { values_.emplace_back(value); }
+  [[nodiscard]] const std::vector<std::string>& values() const { return values_; }
+
+ private:
+  std::vector<std::string> values_;
+};
+
+pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
+                     const Parameters& parameters);
+pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name,
+                             const Parameters& parameters);
+
+/// The bytes of a bytea column, which arrives as `\x` and hexadecimal digits.
+std::string bytesOf(const pqxx::field& field);
+
+std::string textOf(const pqxx::field& field);
+std::int64_t integerOf(const pqxx::field& field);
+
+}  // namespace pillion::postgres

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "amqp/message.hpp"
+#include "outbox/event_log.hpp"
+
+namespace pillion::relay {
+
+/// One event on its way through the relay.
+struct Item {
+  std::int64_t id = 0;       // outbox id
+  std::uint64_t key = 0;     // hash of the aggregate key; meaningless without hasKey
+  bool hasKey = false;
+  bool wasParked = false;    // read from the parked events, not from the log
+  std::uint64_t page = 0;    // number of the page it came with
+  std::size_t bytes = 0;
+  amqp::Message message;
+};
+using ItemPtr = std::unique_ptr<Item>;
+
+/// What is in memory between the fetch cursor and the confirmed cursor: pages of events, of which
+/// some are ready, some in flight, some waiting for an earlier event of their key. No I/O.
+///
+/// An event is handed out only when no earlier one of its key is unsettled: were two of a key in
+/// flight, a nack of the first and an ack of the second would turn them round.
+class Pipeline {
+ public:
+  explicit Pipeline(outbox::Cursor confirmed) : fetched_(confirmed), confirmed_(confirmed) {}
+
+  /// Takes the events of a page read from `fetched()`, in order; `after` is reached when all of them
+  /// are settled. An empty page only moves the cursor.
+  void addPage(const outbox::Cursor& after, std::vector<ItemPtr> items);
+
+  /// Events read from the parked ones: they have no place in the log, and no page.
+  void addParked(ItemPtr item);
+
+  [[nodiscard]] bool hasReady() const { return !ready_.empty(); }
+  [[nodiscard]] const Item& ready() const { return *ready_.front(); }
+  /// Hands out the next event to send; it counts as unsettled until `settle`.
+  ItemPtr take();
+
+  /// Published, or parked: the next event of its key becomes ready, and the page may be complete.
+  void settle(ItemPtr item);
+  /// Not settled after all (nack, lost connection): to be sent again, before anything else.
+  void putBack(std::vector<ItemPtr> items);
+
+  /// Where the next page begins, and up to where everything is settled.
+  [[nodiscard]] const outbox::Cursor& fetched() const { return fetched_; }
+  [[nodiscard]] const outbox::Cursor& confirmed() const { return confirmed_; }
+  /// True once after events were settled and the confirmed cursor has moved past them.
+  [[nodiscard]] bool confirmedMoved() const { return confirmedMoved_; }
+  void clearConfirmedMoved() { confirmedMoved_ = false; }
+
+  [[nodiscard]] std::size_t unsettledEvents() const { return unsettledEvents_; }
+  [[nodiscard]] std::size_t unsettledBytes() const { return unsettledBytes_; }
+
+ private:
+  struct Page {
+    outbox::Cursor after;
+    std::size_t unsettled = 0;
+    bool hadEvents = false;
+  };
+
+  void enter(ItemPtr item);
+  void releaseKey(const Item& item);
+  void advance();
+
+  outbox::Cursor fetched_;
+  outbox::Cursor confirmed_;
+  bool confirmedMoved_ = false;
+  std::deque<Page> pages_;
+  std::uint64_t firstPage_ = 0;  // number of pages_.front()
+  std::deque<ItemPtr> ready_;
+  std::unordered_map<std::uint64_t, std::deque<ItemPtr>> behind_;  // per unsettled key
+  std::size_t unsettledEvents_ = 0;
+  std::size_t unsettledBytes_ = 0;
+};
+
+/// A stored event as an item, or why it can never be one.
+std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row);
+
+}  // namespace pillion::relay

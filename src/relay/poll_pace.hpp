@@ -1,0 +1,43 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/clock.hpp"
+
+namespace pillion::relay {
+
+/// When to look at the outbox again: at once while there is more, at the first interval while events
+/// flowed lately, then less and less often.
+class PollPace {
+ public:
+  using Boot = base::Clock::Boot;
+
+  PollPace(std::chrono::milliseconds first, std::chrono::milliseconds most)
+      : first_(first), most_(std::max(first, most)), interval_(first) {}
+
+  void foundEvents(Boot now, bool more) {
+    lastFound_ = now;
+    interval_ = first_;
+    next_ = more ? now : now + interval_;
+  }
+
+  void foundNothing(Boot now) {
+    if (now - lastFound_ > kFlowing) interval_ = std::min(interval_ * 3 / 2, most_);
+    next_ = now + interval_;
+  }
+
+  void lookNow() { next_ = Boot{0}; }
+  [[nodiscard]] Boot next() const { return next_; }
+
+ private:
+  static constexpr std::chrono::milliseconds kFlowing{100};
+
+  Boot first_;
+  Boot most_;
+  Boot interval_;
+  Boot lastFound_{0};
+  Boot next_{0};
+};
+
+}  // namespace pillion::relay

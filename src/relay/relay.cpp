@@ -1,0 +1,112 @@
+#include <pillion/relay.hpp>
+
+#include <spdlog/spdlog.h>
+
+#include <mutex>
+#include <pillion/error.hpp>
+#include <pillion/log.hpp>
+#include <thread>
+
+#include "base/environment.hpp"
+#include "base/wake_event.hpp"
+#include "postgres/connection.hpp"
+#include "postgres/identifier.hpp"
+#include "relay/session.hpp"
+
+namespace pillion {
+namespace {
+
+void requirePositive(bool positive, const char* field) {
+  if (!positive) throw ConfigError(std::string("relay option ") + field + " must be above zero");
+}
+
+void validate(const RelayOptions& options) {
+  using std::chrono::milliseconds;
+  requirePositive(options.windowEvents > 0, "windowEvents");
+  requirePositive(options.windowBytes > 0, "windowBytes");
+  requirePositive(options.pageEvents > 0, "pageEvents");
+  requirePositive(options.pageBytes > 0, "pageBytes");
+  requirePositive(options.pollFirst > milliseconds(0), "pollFirst");
+  requirePositive(options.checkpointEvery > milliseconds(0), "checkpointEvery");
+  requirePositive(options.renewEvery > milliseconds(0), "renewEvery");
+  if (options.lease < milliseconds(3'000) || options.lease < 3 * options.renewEvery) {
+    throw ConfigError("relay option lease is " + std::to_string(options.lease.count()) +
+                      " ms; at least 3000 and three times renewEvery are needed");
+  }
+}
+
+}  // namespace
+
+struct Relay::State {
+  RelayOptions options;
+  base::WakeEvent wake;
+  relay::Counters counters;
+  std::mutex mutex;
+  std::jthread thread;  // guarded by mutex
+
+  void loop(const std::stop_token& stop, relay::Session& session) {
+    try {
+      session.serve(stop);
+    } catch (const std::exception& error) {
+      logger()->critical("relay '{}' ended: {}", options.name, error.what());
+    }
+  }
+};
+
+Relay::Relay(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Relay::~Relay() { stop(); }
+
+std::unique_ptr<Relay> Relay::create(RelayOptions options) {
+  validate(options);
+  if (options.name.empty()) options.name = base::processName();
+  options.broker.exchange =
+      base::configured(options.broker.exchange, "PILLION_EXCHANGE", "pillion.events");
+  postgres::quoteIdentifier(postgres::schemaOf(options.database));
+  auto state = std::make_unique<State>();
+  state->options = std::move(options);
+  return std::unique_ptr<Relay>(new Relay(std::move(state)));
+}
+
+void Relay::start() {
+  const std::scoped_lock lock(state_->mutex);
+  if (state_->thread.joinable()) return;
+  auto session =
+      std::make_shared<relay::Session>(state_->options, state_->counters, state_->wake);
+  session->open();
+  state_->thread = std::jthread([this, session](const std::stop_token& stop) {
+    const std::stop_callback wakeUp(stop, [this] { state_->wake.signal(); });
+    state_->loop(stop, *session);
+  });
+}
+
+void Relay::stop() {
+  const std::scoped_lock lock(state_->mutex);
+  if (!state_->thread.joinable()) return;
+  state_->thread.request_stop();
+  state_->thread.join();
+  state_->thread = {};
+}
+
+void Relay::run(std::stop_token stop) {
+  const std::stop_callback wakeUp(stop, [this] { state_->wake.signal(); });
+  relay::Session session(state_->options, state_->counters, state_->wake);
+  session.open();
+  session.serve(stop);
+}
+
+void Relay::wake() noexcept { state_->wake.signal(); }
+
+RelayStats Relay::stats() const {
+  const relay::Counters& counters = state_->counters;
+  RelayStats stats;
+  stats.published = counters.published;
+  stats.nacked = counters.nacked;
+  stats.unroutable = counters.unroutable;
+  stats.repeated = counters.repeated;
+  stats.pages = counters.pages;
+  stats.checkpoints = counters.checkpoints;
+  return stats;
+}
+
+}  // namespace pillion

@@ -1,0 +1,184 @@
+#include "relay/session.hpp"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <pillion/log.hpp>
+
+namespace pillion::relay {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kStandbyPoll{200};
+constexpr milliseconds kFencePoll{250};
+constexpr milliseconds kDrainLimit{10'000};
+constexpr std::chrono::seconds kReclaimEvery{60};
+
+base::Clock::Boot now() { return base::systemClock().boot(); }
+
+/// The broker was reached, but a predecessor's connection still holds the fence.
+class FenceHeld : public BrokerError {
+ public:
+  FenceHeld() : BrokerError("the connection of a relay that held the lanes before is still open") {}
+};
+
+}  // namespace
+
+Session::Session(const RelayOptions& options, Counters& counters, base::WakeEvent& wake)
+    : options_(options), counters_(counters), wake_(wake),
+      databaseOutage_("relay '" + options.name + "'"),
+      brokerOutage_("relay '" + options.name + "'"),
+      databaseBackoff_(options.broker.reconnectFirst, options.broker.reconnectMost),
+      brokerBackoff_(options.broker.reconnectFirst, options.broker.reconnectMost) {}
+
+void Session::open() {
+  try {
+    openLog();
+  } catch (const Error& error) {
+    if (!error.retryable()) throw;
+    databaseOutage_.began(error);
+  }
+  try {
+    // Only to find out now what an operator must mend; a relay that stands by holds no connection.
+    const amqp::Connection probe(options_.broker, "relay (check)");
+  } catch (const Error& error) {
+    if (!error.retryable()) throw;
+    brokerOutage_.began(error);
+  }
+}
+
+void Session::serve(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    try {
+      if (!log_) openLog();
+      serveLog(stop);
+    } catch (const Error& error) {
+      databaseOutage_.began(error);
+    } catch (const std::exception& error) {
+      logger()->error("relay '{}' begins again after: {}", options_.name, error.what());
+    }
+    channel_.reset();  // before the log: the lanes must not be free while we could still publish
+    log_.reset();
+    pause(databaseBackoff_.next(), stop);
+  }
+}
+
+void Session::openLog() {
+  log_ = std::make_unique<outbox::PostgresEventLog>(outbox::EventLogOptions{
+      .database = options_.database,
+      .relayName = options_.name,
+      .lease = options_.lease,
+      .pageEvents = options_.pageEvents,
+      .pageBytes = options_.pageBytes,
+  });
+}
+
+void Session::serveLog(const std::stop_token& stop) {
+  const auto claimed = waitForLanes(stop);
+  if (!claimed) return;
+  databaseOutage_.ended();
+  databaseBackoff_.reset();
+  logger()->info("relay '{}' holds the lanes of {}", options_.name, log_->identity());
+  Turn turn(*log_, *claimed, options_, counters_);
+  for (;;) {
+    const milliseconds retryIn = serveChannel(turn, stop);
+    if (turn.finished() || stop.stop_requested()) break;
+    turn.checkpoint();  // keeps the lease while the broker is away
+    pause(retryIn, stop);
+  }
+  turn.writeCheckpoint();
+  if (channel_) channel_->close();
+  channel_.reset();
+  log_->release();
+}
+
+std::optional<outbox::Cursor> Session::waitForLanes(const std::stop_token& stop) {
+  bool said = false;
+  while (!stop.stop_requested()) {
+    if (auto cursor = log_->claim()) return cursor;
+    databaseOutage_.ended();
+    if (!said) logger()->info("relay '{}' stands by: another relay holds the lanes", options_.name);
+    said = true;
+    pause(kStandbyPoll, stop);
+  }
+  return std::nullopt;
+}
+
+void Session::openChannel() {
+  auto channel = std::make_unique<amqp::Connection>(options_.broker, "relay", &wake_);
+  if (options_.fence && !channel->holdExclusiveQueue("pillion.fence." + log_->identity())) {
+    throw FenceHeld();
+  }
+  if (!channel->exchangeExists(options_.broker.exchange)) {
+    if (!options_.broker.declareTopology) {
+      throw ConfigError("exchange '" + options_.broker.exchange +
+                        "' does not exist; create it, or allow declareTopology");
+    }
+    channel->declareTopicExchange(options_.broker.exchange);
+  }
+  channel->selectConfirms(options_.broker.exchange);
+  channel_ = std::move(channel);
+  brokerOutage_.ended();
+}
+
+milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
+  milliseconds retryIn{0};
+  try {
+    openChannel();
+    turn.useChannel(channel_.get());
+    brokerBackoff_.reset();
+    runTurns(turn, stop);
+    return retryIn;
+  } catch (const DatabaseError&) {
+    throw;
+  } catch (const SchemaError&) {
+    throw;
+  } catch (const FenceHeld& held) {
+    brokerOutage_.began(held);
+    retryIn = kFencePoll;
+  } catch (const Error& error) {
+    brokerOutage_.began(error);
+    retryIn = std::min(brokerBackoff_.next(), options_.renewEvery);
+  }
+  channel_.reset();
+  turn.useChannel(nullptr);
+  return retryIn;
+}
+
+void Session::runTurns(Turn& turn, const std::stop_token& stop) {
+  while (!turn.finished() && !drainTimeIsOver()) {
+    if (stop.stop_requested()) {
+      if (!stopSince_) stopSince_ = now();
+      turn.finish();
+    }
+    if (wake_.take()) turn.lookNow();
+    turn.run();
+    reclaimSpaceWhenDue();
+  }
+}
+
+void Session::reclaimSpaceWhenDue() {
+  if (now() - lastReclaim_ < kReclaimEvery) return;
+  lastReclaim_ = now();
+  log_->reclaimSpace();
+}
+
+void Session::pause(milliseconds limit, const std::stop_token& stop) {
+  // A wake-up means that something was committed, which is no reason to knock at a server sooner;
+  // only a stop, which raises the same flag, ends the pause.
+  pollfd wake{wake_.fd(), POLLIN, 0};
+  const auto end = now() + limit;
+  while (!stop.stop_requested() && now() < end) {
+    const auto left = std::chrono::ceil<milliseconds>(end - now());
+    ::poll(&wake, 1, static_cast<int>(left.count()));
+    wake_.take();
+  }
+}
+
+bool Session::drainTimeIsOver() const {
+  return stopSince_ && now() - *stopSince_ > kDrainLimit;
+}
+
+}  // namespace pillion::relay

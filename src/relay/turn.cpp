@@ -1,0 +1,266 @@
+#include "relay/turn.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <pillion/log.hpp>
+
+#include "base/failpoint.hpp"
+
+namespace pillion::relay {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::size_t kBurst = 64;  // messages per corked write
+constexpr milliseconds kLongWait{1'000};
+
+}  // namespace
+
+Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
+           Counters& counters, const base::Clock& clock)
+    : log_(log), options_(options), counters_(counters), clock_(clock), pipeline_(claimed),
+      pace_(options.pollFirst, options.pollMost),
+      unroutable_(options.unroutableFirst, options.unroutableMost),
+      refusedBackoff_(milliseconds(50), milliseconds(2'000)) {
+  lastRenewal_ = clock_.boot();
+  for (const std::string& type : log_.parkedTypes()) unroutable_.add(type, clock_.boot());
+}
+
+// The order of these lines is the order that makes it safe. A crash at any gap publishes again what
+// was not checkpointed, and loses nothing: the cursor moves last, and only past confirmed events.
+void Turn::run() {
+  wait();  // for the broker's word, a wake-up, or the time of the next look
+  if (fetch()) PILLION_FAILPOINT("relay.fetched");          // crash: nothing was sent
+  if (publish()) PILLION_FAILPOINT("relay.published");      // crash: sent, unknown; sent again
+  if (confirm()) PILLION_FAILPOINT("relay.confirmed");      // crash: published; published again
+  if (checkpoint()) PILLION_FAILPOINT("relay.checkpointed");  // crash: nothing is repeated
+}
+
+void Turn::wait() {
+  if (auto incoming = channel_->receive(idleTime())) handle(std::move(*incoming));
+}
+
+bool Turn::fetch() {
+  const Boot now = clock_.boot();
+  readyAgain(now);
+  if (finishing_) return false;
+  const bool parked = fetchParked(now);
+  return fetchPage(now) || parked;
+}
+
+bool Turn::publish() {
+  // A relay that was paused may have lost its lanes meanwhile: first the token, then the broker.
+  if (clock_.boot() - lastRenewal_ > options_.lease / 2) writeCheckpoint();
+  if (blocked_ || !pipeline_.hasReady() || !windowHasRoom()) return false;
+  while (pipeline_.hasReady() && windowHasRoom()) {
+    channel_->beginBurst();
+    for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) {
+      if (tracker_.outstanding() == 0) lastWord_ = clock_.boot();
+      const Item& next = pipeline_.ready();
+      const std::uint64_t tag = channel_->publish(next.message);
+      inFlightBytes_ += next.bytes;
+      tracker_.sent(tag, pipeline_.take());
+      PILLION_FAILPOINT("relay.publishing");
+    }
+    channel_->endBurst();
+  }
+  return true;
+}
+
+bool Turn::confirm() {
+  while (auto incoming = channel_->receive(milliseconds(0))) handle(std::move(*incoming));
+  requireProgress(clock_.boot());
+  return std::exchange(settled_, 0) > 0;
+}
+
+bool Turn::checkpoint() {
+  const Boot now = clock_.boot();
+  const bool changed = pipeline_.confirmedMoved() || !pending_.park.empty() ||
+                       !pending_.unpark.empty() || !pending_.stillParked.empty();
+  const bool due = (changed && now - lastCheckpoint_ >= options_.checkpointEvery) ||
+                   pending_.park.size() >= options_.pageEvents ||
+                   now - lastRenewal_ >= options_.renewEvery;
+  if (!due) return false;
+  writeCheckpoint();
+  return true;
+}
+
+void Turn::writeCheckpoint() {
+  const Boot before = clock_.boot();  // the lease counts from before it was asked for
+  pending_.cursor = pipeline_.confirmed();
+  pending_.cursorMoved = pipeline_.confirmedMoved();
+  PILLION_FAILPOINT("relay.checkpointing");
+  if (!log_.checkpoint(pending_)) throw LeaseLost();
+  pipeline_.clearConfirmedMoved();
+  pending_ = {};
+  lastCheckpoint_ = lastRenewal_ = before;
+  ++counters_.checkpoints;
+}
+
+bool Turn::finished() const {
+  return finishing_ && pipeline_.unsettledEvents() == 0;
+}
+
+void Turn::useChannel(amqp::PublishChannel* channel) {
+  channel_ = channel;
+  auto unknown = tracker_.takeAll();
+  counters_.repeated += unknown.size();
+  pipeline_.putBack(std::move(unknown));
+  inFlightBytes_ = 0;
+  blocked_ = false;
+  channelProven_ = false;
+}
+
+bool Turn::fetchPage(Boot now) {
+  const bool room = pipeline_.unsettledEvents() < options_.pageEvents &&
+                    pipeline_.unsettledBytes() < options_.pageBytes;
+  if (!room || now < pace_.next()) return false;
+  outbox::Page page = log_.fetch(pipeline_.fetched());
+  std::vector<ItemPtr> items;
+  items.reserve(page.rows.size());
+  for (Row& row : page.rows) {
+    const std::int64_t id = row.id;
+    if (unroutable_.contains(row.type)) {
+      pending_.park.push_back({id, "unroutable"});
+      continue;
+    }
+    auto item = itemFrom(std::move(row));
+    if (auto* ready = std::get_if<ItemPtr>(&item)) {
+      items.push_back(std::move(*ready));
+    } else {
+      const auto& problem = std::get<amqp::Problem>(item);
+      logger()->error("event {} is parked, it cannot be published: {}", id, problem.detail);
+      pending_.park.push_back({id, problem.reason});
+    }
+  }
+  pipeline_.addPage(page.after, std::move(items));
+  if (page.rows.empty() && !page.more) {
+    pace_.foundNothing(now);
+    return false;
+  }
+  if (!page.rows.empty()) ++counters_.pages;
+  pace_.foundEvents(now, page.more);
+  return !page.rows.empty();
+}
+
+bool Turn::fetchParked(Boot now) {
+  const auto due = unroutable_.due(now);
+  if (!due) return false;
+  // What was parked or routed since must be in the table before it is read.
+  if (!pending_.park.empty() || !pending_.unpark.empty()) writeCheckpoint();
+  auto rows = log_.fetchParked(due->type, due->limit);
+  std::vector<ItemPtr> items;
+  for (Row& row : rows) {
+    auto item = itemFrom(std::move(row));
+    if (auto* ready = std::get_if<ItemPtr>(&item)) items.push_back(std::move(*ready));
+  }
+  unroutable_.reading(due->type, items.size());
+  for (ItemPtr& item : items) pipeline_.addParked(std::move(item));
+  return !items.empty();
+}
+
+milliseconds Turn::idleTime() const {
+  const Boot now = clock_.boot();
+  Boot until = now + kLongWait;
+  const bool canSend = !blocked_ && pipeline_.hasReady() && windowHasRoom();
+  if (canSend || finished()) return milliseconds(0);
+  if (!finishing_ && pipeline_.unsettledEvents() < options_.pageEvents &&
+      pipeline_.unsettledBytes() < options_.pageBytes) {
+    until = std::min(until, pace_.next());
+  }
+  if (const auto probe = unroutable_.nextDue()) until = std::min(until, *probe);
+  if (!refused_.empty()) until = std::min(until, refusedUntil_);
+  until = std::min(until, lastRenewal_ + options_.renewEvery);
+  if (pipeline_.confirmedMoved()) until = std::min(until, lastCheckpoint_ + options_.checkpointEvery);
+  if (until <= now) return milliseconds(0);
+  return std::chrono::ceil<milliseconds>(until - now);
+}
+
+bool Turn::windowHasRoom() const {
+  const std::size_t inFlight = tracker_.outstanding();
+  if (inFlight == 0) return true;
+  // A new channel is tried with one message: a broker under a resource alarm takes it, says that it
+  // blocks, and nothing hangs in its socket.
+  if (!channelProven_) return false;
+  return inFlight < options_.windowEvents && inFlightBytes_ < options_.windowBytes;
+}
+
+void Turn::handle(amqp::Incoming incoming) {
+  lastWord_ = clock_.boot();
+  if (const auto* confirm = std::get_if<amqp::Confirm>(&incoming)) {
+    channelProven_ = true;
+    tracker_.confirmed(*confirm, [this](Verdict verdict, ItemPtr item) {
+      settle(verdict, std::move(item));
+    });
+  } else if (const auto* returned = std::get_if<amqp::Returned>(&incoming)) {
+    tracker_.returned(
+        [&](const ItemPtr& item) { return item->message.messageId == returned->messageId; });
+  } else if (const auto* blocked = std::get_if<amqp::Blocked>(&incoming)) {
+    blocked_ = blocked->now;
+    if (blocked_) {
+      logger()->warn("RabbitMQ blocks publishers ({}); waiting", blocked->reason);
+    } else {
+      logger()->info("RabbitMQ accepts messages again");
+    }
+  }
+}
+
+void Turn::settle(Verdict verdict, ItemPtr item) {
+  ++settled_;
+  inFlightBytes_ -= item->bytes;
+  switch (verdict) {
+    case Verdict::Refused:
+      ++counters_.nacked;
+      retryLater(std::move(item));
+      return;
+    case Verdict::Unroutable:
+      settleUnroutable(std::move(item));
+      return;
+    case Verdict::Routed:
+      ++counters_.published;
+      refusedBackoff_.reset();
+      if (item->wasParked) {
+        pending_.unpark.push_back(item->id);
+        unroutable_.routed(item->message.type);
+      }
+      pipeline_.settle(std::move(item));
+      return;
+  }
+}
+
+void Turn::settleUnroutable(ItemPtr item) {
+  const std::string& type = item->message.type;
+  ++counters_.unroutable;
+  if (item->wasParked) {
+    pending_.stillParked.push_back(item->id);
+    unroutable_.returned(type, clock_.boot());
+  } else {
+    if (!unroutable_.contains(type)) {
+      logger()->warn("no queue is bound for events of type '{}'; they are parked until one is", type);
+    }
+    pending_.park.push_back({item->id, "unroutable"});
+    unroutable_.add(type, clock_.boot());
+  }
+  pipeline_.settle(std::move(item));
+}
+
+void Turn::retryLater(ItemPtr item) {
+  if (refused_.empty()) refusedUntil_ = clock_.boot() + refusedBackoff_.next();
+  refused_.push_back(std::move(item));
+}
+
+void Turn::readyAgain(Boot now) {
+  if (refused_.empty() || now < refusedUntil_) return;
+  pipeline_.putBack(std::exchange(refused_, {}));
+}
+
+void Turn::requireProgress(Boot now) const {
+  if (tracker_.outstanding() == 0 || blocked_ || now - lastWord_ < options_.broker.stallTimeout) {
+    return;
+  }
+  throw BrokerError("RabbitMQ has confirmed nothing for " +
+                    std::to_string(options_.broker.stallTimeout.count()) + " ms");
+}
+
+}  // namespace pillion::relay

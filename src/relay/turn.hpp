@@ -1,0 +1,111 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <pillion/error.hpp>
+#include <pillion/relay.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "amqp/channel.hpp"
+#include "base/backoff.hpp"
+#include "base/clock.hpp"
+#include "outbox/event_log.hpp"
+#include "relay/confirm_tracker.hpp"
+#include "relay/pipeline.hpp"
+#include "relay/poll_pace.hpp"
+#include "relay/unroutable_types.hpp"
+
+namespace pillion::relay {
+
+/// Written by the relay's thread, read by any.
+struct Counters {
+  std::atomic<std::uint64_t> published{0};
+  std::atomic<std::uint64_t> nacked{0};
+  std::atomic<std::uint64_t> unroutable{0};
+  std::atomic<std::uint64_t> repeated{0};
+  std::atomic<std::uint64_t> pages{0};
+  std::atomic<std::uint64_t> checkpoints{0};
+};
+
+/// Everything a relay holds between the claim of its lanes and the loss of its database session. It
+/// outlives connections to the broker: what was in flight on one is sent again on the next.
+class Turn {
+ public:
+  Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
+       Counters& counters, const base::Clock& clock = base::systemClock());
+
+  /// A new channel, after the first one or a lost one: what was unconfirmed is unknown, goes back to
+  /// the front and is sent again.
+  void useChannel(amqp::PublishChannel* channel);
+
+  /// One relay turn: wait, fetch, publish, confirm, checkpoint. Throws DatabaseError or BrokerError;
+  /// after the first the object is useless, after the second `useChannel` is due. Throws LeaseLost
+  /// when another relay holds the lanes.
+  void run();
+
+  /// From now on nothing is fetched: what is in memory is finished. Then nothing of it would be
+  /// published twice by the next relay.
+  void finish() { finishing_ = true; }
+  [[nodiscard]] bool finished() const;
+
+  /// Look at the outbox in the next turn.
+  void lookNow() { pace_.lookNow(); }
+
+  /// Writes what is settled and renews the lease. Also to be called while there is no channel.
+  void writeCheckpoint();
+  /// Does what is due by time: writeCheckpoint every so often. True when it wrote.
+  bool checkpoint();
+
+ private:
+  using Boot = base::Clock::Boot;
+
+  void wait();
+  bool fetch();
+  bool publish();
+  bool confirm();
+
+  bool fetchPage(Boot now);
+  bool fetchParked(Boot now);
+  std::chrono::milliseconds idleTime() const;
+  bool windowHasRoom() const;
+  void handle(amqp::Incoming incoming);
+  void settle(Verdict verdict, ItemPtr item);
+  void settleUnroutable(ItemPtr item);
+  void retryLater(ItemPtr item);
+  void readyAgain(Boot now);
+  void requireProgress(Boot now) const;
+
+  outbox::EventLog& log_;
+  RelayOptions options_;
+  Counters& counters_;
+  const base::Clock& clock_;
+
+  amqp::PublishChannel* channel_ = nullptr;
+  Pipeline pipeline_;
+  ConfirmTracker<ItemPtr> tracker_;
+  std::size_t inFlightBytes_ = 0;
+  PollPace pace_;
+  UnroutableTypes unroutable_;
+  outbox::Checkpoint pending_;  // to be written with the next checkpoint
+  std::vector<ItemPtr> refused_;
+  base::Backoff refusedBackoff_;
+  Boot refusedUntil_{0};
+  Boot lastCheckpoint_{0};
+  Boot lastRenewal_{0};
+  Boot lastWord_{0};  // when the broker last said anything while something was in flight
+  std::uint64_t settled_ = 0;
+  bool channelProven_ = false;  // at least one confirm came on this channel
+  bool blocked_ = false;
+  bool finishing_ = false;
+};
+
+/// The lanes belong to another relay now. Nothing was written; become a new incarnation.
+class LeaseLost : public DatabaseError {
+ public:
+  LeaseLost() : DatabaseError(Kind::Unavailable, "another relay has taken the lanes over") {}
+};
+
+}  // namespace pillion::relay
