@@ -90,18 +90,20 @@ int run(std::chrono::seconds limit) {
   Migrator{}.migrate();
   createTables(connection);
 
-  const auto order = storeProducts();
+  // A queue gets what is published after it was made. The first event waits in the outbox for the
+  // first queue; the second consumer is started before the event that it shall see.
   const auto inventory = sketch({{"sku", "SKETCH-1"}});
+  const auto order = storeProducts();
   createProduct(connection, "SKETCH-2");
 
   std::unique_lock lock(mutex);
-  const bool arrived = changed.wait_for(lock, limit, [] { return cached >= 2 && stored >= 2; });
+  const bool arrived = changed.wait_for(lock, limit, [] { return cached >= 2 && stored >= 1; });
   lock.unlock();
   order->stop();  // when it returns, the handler's transaction has ended too
-  const auto rows =
-      pqxx::work{connection}.exec("SELECT count(*) FROM product_cache")[0][0].as<int>();
-  std::cout << "cached " << cached << " events, stored " << rows << " rows\n";
-  return arrived && rows == 2 ? 0 : 1;
+  pqxx::work tx{connection};
+  const auto rows = tx.exec("SELECT sku FROM product_cache WHERE sku = 'SKETCH-2'");
+  std::cout << "cached " << cached << " events, stored " << rows.size() << " product\n";
+  return arrived && rows.size() == 1 ? 0 : 1;
 }
 
 }  // namespace

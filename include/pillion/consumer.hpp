@@ -19,10 +19,10 @@ namespace pillion {
 /// How often a failing handler is tried, and how long it waits in between. The queue waits with it,
 /// which is what keeps the order.
 struct RetryPolicy {
-  int maxAttempts = 10;                         ///< the last failure goes to the dead-letter queue
-  std::chrono::milliseconds first{100};         ///< wait after the first failure
-  double factor = 2.0;                          ///< each wait is this much longer
-  std::chrono::milliseconds most{10'000};       ///< no wait is longer
+  int maxAttempts = 10;                    ///< the last failure goes to the dead-letter queue
+  std::chrono::milliseconds first{100};    ///< wait after the first failure
+  double factor = 2.0;                     ///< each wait is this much longer
+  std::chrono::milliseconds most{10'000};  ///< no wait is longer
 };
 
 struct ConsumerOptions {
@@ -40,8 +40,8 @@ struct ConsumerOptions {
   /// lower shares work more evenly among instances.
   std::uint16_t prefetch = 100;
 
-  /// `x-delivery-limit` of the queue: after so many deliveries without an ack (each time the process
-  /// died with the event in hand or waiting) the broker moves it to the dead-letter queue.
+  /// `x-delivery-limit` of the queue: after so many deliveries without an ack (each time the
+  /// process died with the event in hand or waiting) the broker moves it to the dead-letter queue.
   int deliveryLimit = 100;
 
   RetryPolicy retry = {};
@@ -66,11 +66,11 @@ struct ConsumerStats {
 ///
 /// | a handler …                  | then                                                          |
 /// |------------------------------|---------------------------------------------------------------|
-/// | returns                      | its effects and the event's id commit together, then the ack   |
-/// | throws RejectEvent           | rolled back; dead-letter queue, reason `rejected`              |
-/// | throws anything else         | rolled back; again by RetryPolicy; then `handler-failed`       |
-/// | aborts `tx`, swallows an SQL error | as if it had thrown                                      |
-/// | is not there for the type    | acked and counted as ignored                                   |
+/// | returns                      | its effects and the event's id commit together, then the ack |
+/// | throws RejectEvent           | rolled back; dead-letter queue, reason `rejected` | | throws
+/// anything else         | rolled back; again by RetryPolicy; then `handler-failed`       | |
+/// aborts `tx`, swallows an SQL error | as if it had thrown                                      |
+/// | is not there for the type    | acked and counted as ignored |
 ///
 /// A message that is no valid event goes to the dead-letter queue with the reason, and the next is
 /// handled. Either server away: the consumer waits, says so once, and goes on by itself.
@@ -110,20 +110,18 @@ class EventConsumer {
     } else {
       static_assert(std::invocable<F&, const Event&>,
                     "a handler takes (const Event&) or (const Event&, pillion::Transaction&)");
-      addHandler(std::move(type), [inner = std::move(handler)](const Event& event,
-                                                              Transaction&) mutable {
-        inner(event);
-      });
+      addHandler(std::move(type), [inner = std::move(handler)](
+                                      const Event& event, Transaction&) mutable { inner(event); });
     }
   }
 
-  /// Declares the topology, subscribes, and returns while the threads work. A server that is away is
-  /// waited for in the background; what will not heal by itself (unknown host, wrong password,
+  /// Declares the topology, subscribes, and returns while the threads work. A server that is away
+  /// is waited for in the background; what will not heal by itself (unknown host, wrong password,
   /// schema not migrated, a queue with other arguments) is thrown as ConfigError or SchemaError.
   void start();
 
-  /// Takes no further deliveries, finishes the one in hand, acks it, and returns. What was prefetched
-  /// goes back to the queue. Safe to call twice; not from a handler.
+  /// Takes no further deliveries, finishes the one in hand, acks it, and returns. What was
+  /// prefetched goes back to the queue. Safe to call twice; not from a handler.
   void stop();
 
   /// Any thread.

@@ -87,8 +87,8 @@ class BrokerError : public Error {
   int replyCode_;
 };
 
-/// Thrown *by a handler*: this event will never succeed, do not try it again. Its effects are rolled
-/// back and it goes to the dead-letter queue with this text as the reason's error.
+/// Thrown *by a handler*: this event will never succeed, do not try it again. Its effects are
+/// rolled back and it goes to the dead-letter queue with this text as the reason's error.
 class RejectEvent : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -14,18 +14,18 @@ namespace pillion {
 /// relay. The 255 bytes are AMQP 0-9-1's short string (section 4.2.5.3); 16 MiB is RabbitMQ 4's
 /// default `max_message_size`.
 struct EventLimits {
-  static constexpr std::size_t kShortString = 255;          ///< bytes
-  static constexpr std::size_t kTraceState = 512;           ///< bytes, W3C Trace Context 3.3.1.5
-  static constexpr std::size_t kHeaders = 64U << 10;        ///< bytes, names and values together
-  static constexpr std::size_t kPayload = 16U << 20;        ///< bytes
+  static constexpr std::size_t kShortString = 255;    ///< bytes
+  static constexpr std::size_t kTraceState = 512;     ///< bytes, W3C Trace Context 3.3.1.5
+  static constexpr std::size_t kHeaders = 64U << 10;  ///< bytes, names and values together
+  static constexpr std::size_t kPayload = 16U << 20;  ///< bytes
 };
 
 /// What happened: an id, a type, and data. Attribute names are those of CloudEvents 1.0.
 ///
 /// A plain value: copy it, keep it, hand it to another thread. Setters return the event, so that
 /// they chain: `Event("order.paid", data).setKey(orderId).setHeader("tenant", "acme")`.
-/// Setters check nothing but what they must; `EventPublisher::publish` checks every limit and throws
-/// InvalidEvent naming the field, before anything is written.
+/// Setters check nothing but what they must; `EventPublisher::publish` checks every limit and
+/// throws InvalidEvent naming the field, before anything is written.
 class Event {
  public:
   using Time = std::chrono::system_clock::time_point;

@@ -8,15 +8,15 @@
 namespace pillion {
 
 struct Migration {
-  int version;            ///< 1, 2, 3 …, the file's number
-  std::string name;       ///< the file's name without number and ending
-  std::string checksum;   ///< 16 hexadecimal digits of the text, recorded when applied
-  std::string sql;        ///< runs with the schema first in `search_path`
+  int version;           ///< 1, 2, 3 …, the file's number
+  std::string name;      ///< the file's name without number and ending
+  std::string checksum;  ///< 16 hexadecimal digits of the text, recorded when applied
+  std::string sql;       ///< runs with the schema first in `search_path`
 };
 
 /// Applies the numbered files of `sql/`, which are part of the library, each once and all in one
-/// transaction. Ten processes may start at once: they take turns, and all but one find nothing to do.
-/// Needs a role that may create the schema, or one that owns it.
+/// transaction. Ten processes may start at once: they take turns, and all but one find nothing to
+/// do. Needs a role that may create the schema, or one that owns it.
 class Migrator {
  public:
   explicit Migrator(DatabaseOptions options = {});

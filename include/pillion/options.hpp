@@ -12,8 +12,8 @@ namespace pillion {
 
 struct DatabaseOptions {
   /// libpq connection string or `postgresql://` URL
-  /// (PostgreSQL manual, 34.1.1; several hosts are allowed). Empty: `PILLION_DATABASE_URL`, and what
-  /// that leaves open comes from libpq's own `PG*` variables.
+  /// (PostgreSQL manual, 34.1.1; several hosts are allowed). Empty: `PILLION_DATABASE_URL`, and
+  /// what that leaves open comes from libpq's own `PG*` variables.
   std::string url = "";
 
   /// The schema that holds outbox, inbox and cursor; used as a quoted identifier, so any name of 1
@@ -35,12 +35,12 @@ struct BrokerOptions {
   /// files (without `cacertfile`: the system's certificates).
   std::string url = "";
 
-  /// Topic exchange that events are published to and queues are bound to. Empty: `PILLION_EXCHANGE`,
-  /// else "pillion.events".
+  /// Topic exchange that events are published to and queues are bound to. Empty:
+  /// `PILLION_EXCHANGE`, else "pillion.events".
   std::string exchange = "";
 
-  /// Declare exchange, queue, bindings and dead-letter queue when they are missing. Off: an operator
-  /// owns the topology, it is only checked.
+  /// Declare exchange, queue, bindings and dead-letter queue when they are missing. Off: an
+  /// operator owns the topology, it is only checked.
   bool declareTopology = true;
 
   /// AMQP heartbeat. Both sides give up a silent peer after twice this. Below 5 s a busy machine

@@ -35,8 +35,8 @@ struct PublisherOptions {
 
 /// Writes events into the outbox of the database that the service's own tables live in.
 ///
-/// Threads: any number may use one publisher at a time. `publish(tx, …)` uses only the connection of
-/// `tx`, which belongs to the calling thread; `publish(event)` takes turns on one connection.
+/// Threads: any number may use one publisher at a time. `publish(tx, …)` uses only the connection
+/// of `tx`, which belongs to the calling thread; `publish(event)` takes turns on one connection.
 class EventPublisher {
  public:
   /// `source` names this service in its events (CloudEvents `source`, AMQP `app_id`); 1 to 255
@@ -51,6 +51,10 @@ class EventPublisher {
   /// that transaction commits. Write it *after* the statement that locks the row which orders its
   /// key (the UPDATE or INSERT of the aggregate): that is what makes the order of events the order
   /// of changes.
+  ///
+  /// With libpqxx 6, a `pqxx::subtransaction` of your own begins with its first `exec()`, and
+  /// `exec_params`, `exec_prepared` and this call run outside of it until then: begin one with
+  /// `savepoint.exec("")` if it may be rolled back. (A handler is given one that has begun.)
   ///
   /// Throws InvalidEvent before any statement is sent, so the transaction is still usable. pqxx
   /// exceptions pass through; the transaction is then to be rolled back, as after any SQL error.

@@ -34,14 +34,14 @@ struct RelayOptions {
   std::chrono::milliseconds pollFirst{1};
   std::chrono::milliseconds pollMost{20};
 
-  /// Time between two checkpoints of the cursor while events flow. What was published since the last
-  /// one is published again after a crash (and absorbed by the inbox). Shorter writes more row
+  /// Time between two checkpoints of the cursor while events flow. What was published since the
+  /// last one is published again after a crash (and absorbed by the inbox). Shorter writes more row
   /// versions, which an old snapshot elsewhere keeps alive.
   std::chrono::milliseconds checkpointEvery{500};
 
   /// How long the lanes stay with a relay that no longer renews them, when its database session
-  /// cannot be seen to have ended (a paused process, a cut network). A killed process is replaced at
-  /// once. At least 3 s and three times `renewEvery`.
+  /// cannot be seen to have ended (a paused process, a cut network). A killed process is replaced
+  /// at once. At least 3 s and three times `renewEvery`.
   std::chrono::milliseconds lease{15'000};
   std::chrono::milliseconds renewEvery{3'000};
 
@@ -70,8 +70,9 @@ struct RelayStats {
 /// is what `pillion relay` does). Owns one connection to each server, both used by one thread only.
 ///
 /// Several relays of one outbox may run: one works, the others stand by and take over when it ends.
-/// An event counts as published when the broker has confirmed and routed it; after a crash, what was
-/// published since the last checkpoint is published again (at least once), in the same order per key.
+/// An event counts as published when the broker has confirmed and routed it; after a crash, what
+/// was published since the last checkpoint is published again (at least once), in the same order
+/// per key.
 class Relay {
  public:
   /// Throws ConfigError for bad options. Connects to nothing.

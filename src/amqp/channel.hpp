@@ -10,7 +10,8 @@
 
 namespace pillion::amqp {
 
-/// basic.ack or basic.nack to something published. `multiple`: every outstanding tag up to this one.
+/// basic.ack or basic.nack to something published. `multiple`: every outstanding tag up to this
+/// one.
 struct Confirm {
   std::uint64_t tag = 0;
   bool multiple = false;
@@ -42,9 +43,9 @@ struct Blocked {
 
 using Incoming = std::variant<Confirm, Returned, Delivery, ConsumerCancelled, Blocked>;
 
-/// The relay's whole view of the broker: narrow, so that a simulator can stand in for it. One thread.
-/// Every call throws BrokerError when connection or channel are lost; the object is then useless and
-/// everything unconfirmed is unknown.
+/// The relay's whole view of the broker: narrow, so that a simulator can stand in for it. One
+/// thread. Every call throws BrokerError when connection or channel are lost; the object is then
+/// useless and everything unconfirmed is unknown.
 class PublishChannel {
  public:
   virtual ~PublishChannel() = default;

@@ -158,8 +158,7 @@ struct Connection::Library {
   }
 };
 
-Connection::Connection(const BrokerOptions& options, const std::string& role,
-                       base::WakeEvent* wake)
+Connection::Connection(const BrokerOptions& options, const std::string& role, base::WakeEvent* wake)
     : library_(std::make_unique<Library>()) {
   const Url url = Url::parse(
       base::configured(options.url, "PILLION_AMQP_URL", "amqp://guest:guest@localhost:5672"));
@@ -261,8 +260,12 @@ std::uint64_t Connection::publish(const Message& message) {
   return ++library_->published;
 }
 
-void Connection::beginBurst() { library_->cork(true); }
-void Connection::endBurst() { library_->cork(false); }
+void Connection::beginBurst() {
+  library_->cork(true);
+}
+void Connection::endBurst() {
+  library_->cork(false);
+}
 
 void Connection::consume(const std::string& queue, std::uint16_t prefetch) {
   library_->call("setting the prefetch",
@@ -289,7 +292,8 @@ void Connection::cancelConsumer() {
 
 std::optional<Incoming> Connection::receive(milliseconds wait) {
   const auto start = base::systemClock().boot();
-  const milliseconds slice = std::chrono::duration_cast<milliseconds>(library_->options.heartbeat) / 4;
+  const milliseconds slice =
+      std::chrono::duration_cast<milliseconds>(library_->options.heartbeat) / 4;
   for (;;) {
     for (bool any = true; any;) {
       if (auto incoming = library_->readFrame(any)) return incoming;

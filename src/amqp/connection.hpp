@@ -29,9 +29,9 @@ struct QueueSpec {
 /// Threads: one, for its whole life.
 class Connection : public PublishChannel {
  public:
-  /// Connects, logs in and opens the channel. `role` names the connection for operators. `wake`, when
-  /// given, ends a wait early; it must outlive the connection. Throws ConfigError for what waiting
-  /// cannot heal (unknown host, refused login, no such vhost), else BrokerError.
+  /// Connects, logs in and opens the channel. `role` names the connection for operators. `wake`,
+  /// when given, ends a wait early; it must outlive the connection. Throws ConfigError for what
+  /// waiting cannot heal (unknown host, refused login, no such vhost), else BrokerError.
   Connection(const BrokerOptions& options, const std::string& role,
              base::WakeEvent* wake = nullptr);
   ~Connection() override;
@@ -71,8 +71,8 @@ class Connection : public PublishChannel {
   std::unique_ptr<Library> library_;
 };
 
-/// Publishes one message to an exchange or (empty exchange) a queue and waits for the broker's word.
-/// True when it was confirmed and routed. Throws BrokerError when that cannot be known.
+/// Publishes one message to an exchange or (empty exchange) a queue and waits for the broker's
+/// word. True when it was confirmed and routed. Throws BrokerError when that cannot be known.
 bool publishAndWait(Connection& connection, const Message& message,
                     std::chrono::milliseconds limit);
 

@@ -8,7 +8,8 @@
 namespace pillion::amqp {
 namespace {
 
-constexpr int kFrameMax = 131'072;  // bytes; smaller meets a 200 ms stall in the library's last send
+constexpr int kFrameMax =
+    131'072;  // bytes; smaller meets a 200 ms stall in the library's last send
 constexpr const char* kSystemCertificates = "/etc/ssl/certs/ca-certificates.crt";
 
 timeval toTimeval(std::chrono::milliseconds duration) {
@@ -25,8 +26,8 @@ amqp_socket_t* newTlsSocket(amqp_connection_state_t state, const Url& url) {
   if (amqp_ssl_socket_set_cacert(socket, ca.c_str()) != AMQP_STATUS_OK) {
     throw ConfigError("cannot read the CA certificates in '" + ca + "' (cacertfile)");
   }
-  if (!url.certFile.empty() &&
-      amqp_ssl_socket_set_key(socket, url.certFile.c_str(), url.keyFile.c_str()) != AMQP_STATUS_OK) {
+  if (!url.certFile.empty() && amqp_ssl_socket_set_key(socket, url.certFile.c_str(),
+                                                       url.keyFile.c_str()) != AMQP_STATUS_OK) {
     throw ConfigError("cannot use the client certificate '" + url.certFile + "' with the key '" +
                       url.keyFile + "' (certfile, keyfile)");
   }

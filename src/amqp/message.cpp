@@ -14,13 +14,17 @@ constexpr std::string_view kOtherPrefix = "cloudEvents:";  // receivers should t
 constexpr std::string_view kCausationId = "pillion-causation-id";
 constexpr std::size_t kJsonDepth = 256;
 
-std::string cloudEvents(std::string_view name) { return std::string(kPrefix).append(name); }
+std::string cloudEvents(std::string_view name) {
+  return std::string(kPrefix).append(name);
+}
 
 void addIfAny(Message& message, std::string name, std::string value) {
   if (!value.empty()) message.headers.emplace_back(std::move(name), std::move(value));
 }
 
-bool isShort(std::string_view text) { return text.size() <= EventLimits::kShortString; }
+bool isShort(std::string_view text) {
+  return text.size() <= EventLimits::kShortString;
+}
 
 /// Adds the user's headers; false when they are not what the publisher writes.
 bool addOwnHeaders(Message& message, const std::string& text) {
@@ -29,7 +33,8 @@ bool addOwnHeaders(Message& message, const std::string& text) {
   if (!parsed.is_object()) return false;
   std::size_t total = 0;
   for (const auto& [name, value] : parsed.items()) {
-    if (!value.is_string() || name.empty() || !isShort(name) || isReservedHeader(name)) return false;
+    if (!value.is_string() || name.empty() || !isShort(name) || isReservedHeader(name))
+      return false;
     message.headers.emplace_back(name, value.get<std::string>());
     total += name.size() + message.headers.back().second.size();
   }
@@ -60,7 +65,9 @@ std::string attribute(const Message& message, const std::string& name) {
   return value != nullptr ? *value : std::string();
 }
 
-std::string firstOf(const std::string& a, const std::string& b) { return a.empty() ? b : a; }
+std::string firstOf(const std::string& a, const std::string& b) {
+  return a.empty() ? b : a;
+}
 
 Event::Time timeOf(const Message& message) {
   if (const auto time = fromRfc3339(attribute(message, "time"))) return *time;

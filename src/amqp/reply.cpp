@@ -37,7 +37,8 @@ void throwClose(const CloseReason& reason, const std::string& doing) {
 }
 
 void throwReply(const amqp_rpc_reply_t& reply, const std::string& doing) {
-  if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) throwClose(closeReason(reply.reply), doing);
+  if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION)
+    throwClose(closeReason(reply.reply), doing);
   if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION) throwStatus(reply.library_error, doing);
   throw BrokerError("RabbitMQ, " + doing + ": no answer");
 }

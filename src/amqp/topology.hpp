@@ -7,8 +7,8 @@
 
 namespace pillion::amqp {
 
-/// What a consumer needs at the broker: a durable topic exchange, a durable quorum queue bound to it,
-/// and a dead-letter queue beside it.
+/// What a consumer needs at the broker: a durable topic exchange, a durable quorum queue bound to
+/// it, and a dead-letter queue beside it.
 struct ConsumerTopology {
   std::string exchange;
   std::string queue;

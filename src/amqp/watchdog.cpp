@@ -10,7 +10,9 @@ namespace {
 /// How late it may notice. Coarse, so that arming it costs one store and no wake-up.
 constexpr std::chrono::milliseconds kGrain{100};
 
-std::int64_t now() { return base::systemClock().boot().count(); }
+std::int64_t now() {
+  return base::systemClock().boot().count();
+}
 
 }  // namespace
 
@@ -39,6 +41,8 @@ Watchdog::Guard::Guard(Watchdog& watchdog, std::chrono::milliseconds limit) : wa
   watchdog_.deadline_ = now() + std::chrono::nanoseconds(limit).count();
 }
 
-Watchdog::Guard::~Guard() { watchdog_.deadline_ = 0; }
+Watchdog::Guard::~Guard() {
+  watchdog_.deadline_ = 0;
+}
 
 }  // namespace pillion::amqp

@@ -9,10 +9,10 @@
 
 namespace pillion::amqp {
 
-/// Frees a call into rabbitmq-c that hangs. The library has no deadline for sending (its issue 519):
-/// a broker that stops reading, or a peer that vanished, holds the caller for good. shutdown(2) on
-/// the socket from another thread makes the call fail at once; it is the only thing another thread
-/// may do to a connection.
+/// Frees a call into rabbitmq-c that hangs. The library has no deadline for sending (its issue
+/// 519): a broker that stops reading, or a peer that vanished, holds the caller for good.
+/// shutdown(2) on the socket from another thread makes the call fail at once; it is the only thing
+/// another thread may do to a connection.
 class Watchdog {
  public:
   explicit Watchdog(int socket);

@@ -5,7 +5,10 @@
 namespace pillion::base {
 
 Backoff::Backoff(Milliseconds first, Milliseconds most, double factor, Random& random)
-    : first_(first), most_(std::max(first, most)), factor_(factor), random_(&random),
+    : first_(first),
+      most_(std::max(first, most)),
+      factor_(factor),
+      random_(&random),
       current_(first) {}
 
 Backoff::Milliseconds Backoff::next() {
@@ -14,8 +17,8 @@ Backoff::Milliseconds Backoff::next() {
   current_ = std::min(most_, Milliseconds(static_cast<Milliseconds::rep>(
                                  std::min(grown, static_cast<double>(most_.count())))));
   const double unit = static_cast<double>(random_->next() >> 11U) * 0x1.0p-53;
-  return wait - Milliseconds(static_cast<Milliseconds::rep>(
-                    static_cast<double>(wait.count()) * unit / 3.0));
+  return wait - Milliseconds(
+                    static_cast<Milliseconds::rep>(static_cast<double>(wait.count()) * unit / 3.0));
 }
 
 }  // namespace pillion::base

@@ -118,11 +118,17 @@ void hit(std::string_view site) {
   }
 }
 
-void arm(const std::string& spec) { registry().replace(parse(spec)); }
+void arm(const std::string& spec) {
+  registry().replace(parse(spec));
+}
 
-void disarm() { registry().replace({}); }
+void disarm() {
+  registry().replace({});
+}
 
-std::uint64_t passages(std::string_view site) { return registry().passages(site); }
+std::uint64_t passages(std::string_view site) {
+  return registry().passages(site);
+}
 
 }  // namespace pillion::base::failpoint
 

@@ -7,8 +7,8 @@
 //
 //   site=action[@n][;site=action[@n]]…
 //
-// `action` is kill (SIGKILL to this process), stop (SIGSTOP), delay(milliseconds) or error (throws a
-// retryable Error). With @n only the n-th passage acts, else each one.
+// `action` is kill (SIGKILL to this process), stop (SIGSTOP), delay(milliseconds) or error (throws
+// a retryable Error). With @n only the n-th passage acts, else each one.
 
 #ifdef PILLION_FAILPOINTS
 

@@ -25,8 +25,8 @@ Chosen& chosen() {
 std::shared_ptr<spdlog::logger> makeOwn() {
   // Built by hand, not with spdlog's factory: the factory throws when the name is taken, and a
   // process that already has a logger of that name must not die of it.
-  auto own =
-      std::make_shared<spdlog::logger>(kName, std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  auto own = std::make_shared<spdlog::logger>(
+      kName, std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   try {
     spdlog::register_logger(own);
   } catch (const spdlog::spdlog_ex&) {

@@ -6,14 +6,15 @@
 
 namespace {
 
-constexpr int kTryAgain = 1;  // a server is away
+constexpr int kTryAgain = 1;   // a server is away
 constexpr int kMendFirst = 2;  // usage, configuration, schema
 
 int run(int argc, char** argv) {
   CLI::App app{
       "Pillion: events that ride on a database transaction.\n\n"
       "Environment: PILLION_DATABASE_URL (else PG*), PILLION_SCHEMA (pillion),\n"
-      "             PILLION_AMQP_URL (amqp://guest:guest@localhost), PILLION_EXCHANGE (pillion.events)\n"
+      "             PILLION_AMQP_URL (amqp://guest:guest@localhost), PILLION_EXCHANGE "
+      "(pillion.events)\n"
       "Exit status: 0 done, 1 a server is away, 2 something must be mended first"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "pillion " PILLION_VERSION);

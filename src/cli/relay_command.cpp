@@ -43,9 +43,18 @@ class StopOnSignal {
   std::thread thread_;
 };
 
+void addMilliseconds(CLI::App& command, const std::string& flag, std::chrono::milliseconds& value,
+                     const std::string& help) {
+  command
+      .add_option_function<long>(
+          flag, [&value](long count) { value = std::chrono::milliseconds(count); },
+          help + " (" + std::to_string(value.count()) + ")")
+      ->check(CLI::PositiveNumber);
+}
+
 void report(const RelayStats& stats) {
-  logger()->info("relay ended: {} published, {} repeated, {} unroutable, {} refused", stats.published,
-                 stats.repeated, stats.unroutable, stats.nacked);
+  logger()->info("relay ended: {} published, {} repeated, {} unroutable, {} refused",
+                 stats.published, stats.repeated, stats.unroutable, stats.nacked);
 }
 
 }  // namespace
@@ -53,7 +62,8 @@ void report(const RelayStats& stats) {
 void addRelayCommand(CLI::App& app) {
   auto options = std::make_shared<RelayOptions>();
   auto* command = app.add_subcommand(
-      "relay", "Publish committed events to RabbitMQ until SIGTERM, which finishes what is in flight");
+      "relay",
+      "Publish committed events to RabbitMQ until SIGTERM, which finishes what is in flight");
   addDatabaseFlags(*command, options->database);
   command->add_option("--amqp-url", options->broker.url,
                       "RabbitMQ URL; else PILLION_AMQP_URL, else amqp://guest:guest@localhost");
@@ -62,6 +72,15 @@ void addRelayCommand(CLI::App& app) {
   command->add_option("--name", options->name, "Shown by status; else host and process id");
   command->add_option("--window", options->windowEvents, "Unconfirmed events in flight")
       ->capture_default_str();
+  addMilliseconds(*command, "--lease-ms", options->lease,
+                  "Lease of the lanes; a paused relay is replaced after it");
+  addMilliseconds(*command, "--renew-ms", options->renewEvery, "Time between two renewals");
+  command
+      ->add_option_function<int>(
+          "--heartbeat-s",
+          [options](int seconds) { options->broker.heartbeat = std::chrono::seconds(seconds); },
+          "AMQP heartbeat (10)")
+      ->check(CLI::Range(1, 600));
   command->add_flag("!--no-declare", options->broker.declareTopology,
                     "Only check that the exchange exists");
   command->add_flag("!--no-fence", options->fence,

@@ -8,9 +8,12 @@
 namespace pillion {
 
 Event::Event(std::string type, nlohmann::json data)
-    : id_(makeEventId()), type_(std::move(type)),
-      time_(base::systemClock().wall()), contentType_("application/json"),
-      data_(std::move(data)), isJson_(true) {
+    : id_(makeEventId()),
+      type_(std::move(type)),
+      time_(base::systemClock().wall()),
+      contentType_("application/json"),
+      data_(std::move(data)),
+      isJson_(true) {
   try {
     bytes_ = data_.dump();
   } catch (const nlohmann::json::exception&) {

@@ -113,8 +113,8 @@ bool isUtf8Text(std::string_view text) {
 
 void checkEvent(const Event& event, std::string_view source, std::size_t maxPayload) {
   if (!isUuid(event.id())) {
-    throw InvalidEvent("id", "is " + std::to_string(event.id().size()) +
-                                 " bytes and not the text of a UUID");
+    throw InvalidEvent(
+        "id", "is " + std::to_string(event.id().size()) + " bytes and not the text of a UUID");
   }
   checkRequired("type", event.type());
   checkTypeWords(event.type());

@@ -11,7 +11,9 @@ namespace {
 constexpr std::size_t kTextLength = 36;
 constexpr std::size_t kVersionAt = 14;
 
-bool isDashPosition(std::size_t at) { return at == 8 || at == 13 || at == 18 || at == 23; }
+bool isDashPosition(std::size_t at) {
+  return at == 8 || at == 13 || at == 18 || at == 23;
+}
 
 bool isHex(char c) {
   return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
@@ -33,8 +35,8 @@ std::string asText(std::uint64_t high, std::uint64_t low) {
 }  // namespace
 
 std::string makeEventId(const base::Clock& clock, base::Random& random) {
-  const auto sinceEpoch = std::chrono::duration_cast<std::chrono::milliseconds>(
-      clock.wall().time_since_epoch());
+  const auto sinceEpoch =
+      std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch());
   const auto milliseconds = static_cast<std::uint64_t>(sinceEpoch.count()) & 0xFFFF'FFFF'FFFFU;
   const std::uint64_t high = (milliseconds << 16U) | 0x7000U | (random.next() & 0x0FFFU);
   const std::uint64_t low = (random.next() >> 2U) | 0x8000'0000'0000'0000U;

@@ -71,7 +71,9 @@ struct EventConsumer::State {
 
 EventConsumer::EventConsumer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-EventConsumer::~EventConsumer() { stop(); }
+EventConsumer::~EventConsumer() {
+  stop();
+}
 
 std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
                                                      std::vector<std::string> patterns,
@@ -102,10 +104,9 @@ void EventConsumer::start() {
   if (state.started) return;
   state.worker = std::make_unique<inbox::Worker>(state.options, state.topology.queue,
                                                  state.handlers, state.queue, state.counters);
-  state.subscription =
-      std::make_unique<inbox::Subscription>(state.options.broker, state.topology,
-                                            state.options.prefetch, state.queue, state.wake,
-                                            state.counters);
+  state.subscription = std::make_unique<inbox::Subscription>(state.options.broker, state.topology,
+                                                             state.options.prefetch, state.queue,
+                                                             state.wake, state.counters);
   state.worker->open();
   state.subscription->open();
   state.startThreads();
@@ -140,6 +141,8 @@ ConsumerStats EventConsumer::stats() const {
   return stats;
 }
 
-const std::string& EventConsumer::queue() const { return state_->topology.queue; }
+const std::string& EventConsumer::queue() const {
+  return state_->topology.queue;
+}
 
 }  // namespace pillion

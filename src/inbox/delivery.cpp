@@ -9,9 +9,9 @@
 namespace pillion::inbox {
 namespace {
 
-/// The order of these lines is the order that makes it safe: the ack is last, and the id commits with
-/// the effects. A crash before the commit leaves nothing behind and the broker delivers again; a crash
-/// after it leaves an id that makes the next delivery a duplicate.
+/// The order of these lines is the order that makes it safe: the ack is last, and the id commits
+/// with the effects. A crash before the commit leaves nothing behind and the broker delivers again;
+/// a crash after it leaves an id that makes the next delivery a duplicate.
 Outcome apply(const Job& job, const HandlerTable& handlers, Inbox& inbox,
               DeadLetterSink& deadLetters) {
   const auto decoded = amqp::eventFrom(job.delivery.message);

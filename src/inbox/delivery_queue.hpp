@@ -47,7 +47,7 @@ class DeliveryQueue {
   base::WakeEvent& toBroker_;
   mutable std::mutex mutex_;
   std::condition_variable_any filled_;
-  std::uint64_t channel_ = 0;           // guarded by mutex_, as all below
+  std::uint64_t channel_ = 0;  // guarded by mutex_, as all below
   std::deque<amqp::Delivery> waiting_;
   std::vector<std::uint64_t> acks_;
 };

@@ -47,8 +47,8 @@ std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now) {
 }
 
 bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old) {
-  const std::string child =
-      inSchema("{schema}.", schema) + postgres::quoteIdentifier("inbox_" + std::to_string(old.child));
+  const std::string child = inSchema("{schema}.", schema) +
+                            postgres::quoteIdentifier("inbox_" + std::to_string(old.child));
   if (tx.exec("select 1 from " + child + " limit 1").empty()) return false;
   tx.exec("lock table only " + child + " in access exclusive mode nowait");
   tx.exec("truncate only " + child);

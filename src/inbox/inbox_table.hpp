@@ -32,8 +32,8 @@ struct OldChild {
 };
 std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now);
 
-/// Empties a child and moves the horizon to `end`; false when somebody is using it (try later) or it
-/// is empty already.
+/// Empties a child and moves the horizon to `end`; false when somebody is using it (try later) or
+/// it is empty already.
 bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old);
 
 /// Deletes ids of other versions than 7 that were applied before; at most one small batch. Returns

@@ -10,6 +10,7 @@
 #include "event/event_id.hpp"
 #include "migrate/schema_check.hpp"
 #include "postgres/connection.hpp"
+#include "postgres/statement.hpp"
 
 namespace pillion::inbox {
 namespace {
@@ -33,10 +34,11 @@ class PostgresInboxTransaction : public InboxTransaction {
 
   void run(const Handler& handler, const Event& event) override {
     try {
-      // What the handler is given is a savepoint, so nothing it does to it ends the transaction that
-      // holds the inbox row. Committing it once more is a no-op; after an abort or a swallowed SQL
-      // error it throws.
+      // What the handler is given is a savepoint, so nothing it does to it ends the transaction
+      // that holds the inbox row. Committing it once more is a no-op; after an abort or a swallowed
+      // SQL error it throws.
       pqxx::subtransaction savepoint{work_, "pillion_handler"};
+      postgres::ensureBegun(savepoint);
       handler(event, savepoint);
       savepoint.commit();
     } catch (const RejectEvent&) {
@@ -81,8 +83,11 @@ class PostgresInboxTransaction : public InboxTransaction {
 
 PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consumer,
                              std::chrono::hours window, const base::Clock& clock)
-    : schema_(postgres::schemaOf(options)), consumer_(std::move(consumer)), window_(window),
-      clock_(clock), connection_(postgres::connect(options, "consumer " + consumer_)) {
+    : schema_(postgres::schemaOf(options)),
+      consumer_(std::move(consumer)),
+      window_(window),
+      clock_(clock),
+      connection_(postgres::connect(options, "consumer " + consumer_)) {
   postgres::guarded("opening the inbox", [&] {
     pqxx::nontransaction tx{*connection_};
     migrate::requireCurrentSchema(tx, schema_);

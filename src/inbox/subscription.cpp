@@ -14,8 +14,13 @@ using std::chrono::milliseconds;
 Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
                            std::uint16_t prefetch, DeliveryQueue& queue, base::WakeEvent& wake,
                            Counters& counters)
-    : options_(options), topology_(std::move(topology)), prefetch_(prefetch), queue_(queue),
-      wake_(wake), counters_(counters), outage_("consumer '" + topology_.queue + "'"),
+    : options_(options),
+      topology_(std::move(topology)),
+      prefetch_(prefetch),
+      queue_(queue),
+      wake_(wake),
+      counters_(counters),
+      outage_("consumer '" + topology_.queue + "'"),
       backoff_(options.reconnectFirst, options.reconnectMost) {}
 
 void Subscription::open() {

@@ -16,8 +16,8 @@
 
 namespace pillion::inbox {
 
-/// The thread that talks to the broker: keeps the topology, the connection and its heartbeats, hands
-/// deliveries to the worker and sends its acks. Handlers never hold it up.
+/// The thread that talks to the broker: keeps the topology, the connection and its heartbeats,
+/// hands deliveries to the worker and sends its acks. Handlers never hold it up.
 class Subscription {
  public:
   Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,

@@ -18,8 +18,12 @@ constexpr std::chrono::hours kForgetEvery{1};
 
 Worker::Worker(const ConsumerOptions& options, std::string consumer, const HandlerTable& handlers,
                DeliveryQueue& queue, Counters& counters)
-    : options_(options), consumer_(std::move(consumer)), handlers_(handlers), queue_(queue),
-      counters_(counters), deadLetters_(options.broker, consumer_ + ".dead"),
+    : options_(options),
+      consumer_(std::move(consumer)),
+      handlers_(handlers),
+      queue_(queue),
+      counters_(counters),
+      deadLetters_(options.broker, consumer_ + ".dead"),
       outage_("consumer '" + consumer_ + "'"),
       outageBackoff_(options.broker.reconnectFirst, options.broker.reconnectMost),
       retryBackoff_(options.retry.first, options.retry.most, options.retry.factor) {}

@@ -8,7 +8,9 @@ namespace {
 
 using postgres::quoteIdentifier;
 
-std::string table(const std::string& schema) { return quoteIdentifier(schema) + ".migration"; }
+std::string table(const std::string& schema) {
+  return quoteIdentifier(schema) + ".migration";
+}
 
 std::string createTable(const std::string& schema) {
   return "create table if not exists " + table(schema) +
@@ -24,19 +26,23 @@ std::string enterSchema(const std::string& schema) {
 }  // namespace
 
 void lockAndCreate(pqxx::transaction_base& tx, const std::string& schema) {
-  postgres::execute(tx, "select pg_advisory_xact_lock(hashtextextended('pillion migrate ' || $1::text, 0))",
-                    {schema});
+  postgres::execute(
+      tx, "select pg_advisory_xact_lock(hashtextextended('pillion migrate ' || $1::text, 0))",
+      {schema});
   const auto exists =
       postgres::execute(tx, "select 1 from pg_namespace where nspname = $1::text", {schema});
-  // Asked first: CREATE SCHEMA IF NOT EXISTS wants the right to create even when there is nothing to.
+  // Asked first: CREATE SCHEMA IF NOT EXISTS wants the right to create even when there is nothing
+  // to.
   if (exists.empty()) tx.exec("create schema " + quoteIdentifier(schema));
-  const auto known = postgres::execute(tx, "select to_regclass($1::text) is not null", {table(schema)});
+  const auto known =
+      postgres::execute(tx, "select to_regclass($1::text) is not null", {table(schema)});
   if (!known[0][0].as<bool>()) tx.exec(createTable(schema));
 }
 
 std::map<int, std::string> appliedVersions(pqxx::transaction_base& tx, const std::string& schema) {
   std::map<int, std::string> versions;
-  const auto known = postgres::execute(tx, "select to_regclass($1::text) is not null", {table(schema)});
+  const auto known =
+      postgres::execute(tx, "select to_regclass($1::text) is not null", {table(schema)});
   if (!known[0][0].as<bool>()) return versions;
   for (const auto& row : tx.exec("select version, checksum from " + table(schema))) {
     versions.emplace(row[0].as<int>(), postgres::textOf(row[1]));

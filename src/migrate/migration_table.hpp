@@ -9,8 +9,8 @@
 
 namespace pillion::migrate {
 
-/// Creates the schema and the table when missing, after taking the lock that makes starters wait for
-/// each other until the transaction ends.
+/// Creates the schema and the table when missing, after taking the lock that makes starters wait
+/// for each other until the transaction ends.
 void lockAndCreate(pqxx::transaction_base& tx, const std::string& schema);
 
 /// version -> checksum; empty when schema or table are missing.

@@ -32,7 +32,9 @@ std::vector<Migration> load() {
   return migrations;
 }
 
-int newest(const std::vector<Migration>& migrations) { return migrations.back().version; }
+int newest(const std::vector<Migration>& migrations) {
+  return migrations.back().version;
+}
 
 /// Refuses what no migration can mend.
 void compare(const std::map<int, std::string>& applied, const std::string& schema) {

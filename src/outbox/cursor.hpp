@@ -22,8 +22,8 @@ struct Snapshot {
   friend bool operator==(const Snapshot& a, const Snapshot& b) { return a.text == b.text; }
 };
 
-/// How far a lane has come: everything visible in `done`, and while a backlog is paged (`target` not
-/// empty) also everything visible in `target` with an id up to `lastId`.
+/// How far a lane has come: everything visible in `done`, and while a backlog is paged (`target`
+/// not empty) also everything visible in `target` with an id up to `lastId`.
 struct Cursor {
   Snapshot done;
   Snapshot target;

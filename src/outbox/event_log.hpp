@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "outbox/cursor.hpp"
 #include "event/row.hpp"
+#include "outbox/cursor.hpp"
 
 namespace pillion::outbox {
 
@@ -30,7 +30,7 @@ struct Checkpoint {
   Cursor cursor;
   bool cursorMoved = false;
   std::vector<Park> park;
-  std::vector<std::int64_t> unpark;  // parked ids that were routed after all
+  std::vector<std::int64_t> unpark;       // parked ids that were routed after all
   std::vector<std::int64_t> stillParked;  // parked ids that were tried in vain
 };
 
@@ -41,14 +41,15 @@ class EventLog {
  public:
   virtual ~EventLog() = default;
 
-  /// Takes all lanes when they are free, or held by a relay that is gone. Nothing when they are not.
+  /// Takes all lanes when they are free, or held by a relay that is gone. Nothing when they are
+  /// not.
   virtual std::optional<Cursor> claim() = 0;
 
   /// The next events after the cursor.
   virtual Page fetch(const Cursor& from) = 0;
 
-  /// Moves the cursor and the parked events, and renews the lease. False: the lease is lost, nothing
-  /// was written, stop publishing.
+  /// Moves the cursor and the parked events, and renews the lease. False: the lease is lost,
+  /// nothing was written, stop publishing.
   virtual bool checkpoint(const Checkpoint& checkpoint) = 0;
 
   /// Gives the lanes back at the cursor of the last checkpoint.

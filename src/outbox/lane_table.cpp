@@ -14,19 +14,23 @@ using postgres::integerOf;
 using postgres::textOf;
 
 /// A relay whose database session has ended is gone, whatever its lease says: a killed process is
-/// replaced at once. A session that started after the relay did is another one with the same pid; one
-/// whose start this role may not see counts as alive.
+/// replaced at once. A session that started after the relay did is another one with the same pid;
+/// one whose start this role may not see counts as alive.
 constexpr const char* kGone =
     "(r.expires_at < clock_timestamp() or not exists (select from pg_stat_activity a"
     " where a.pid = r.backend_pid and coalesce(a.backend_start <= r.started_at, true)))";
 
-std::string statement(const char* sql, const std::string& schema) { return inSchema(sql, schema); }
+std::string statement(const char* sql, const std::string& schema) {
+  return inSchema(sql, schema);
+}
 
 std::string milliseconds(std::chrono::milliseconds duration) {
   return std::to_string(duration.count());
 }
 
-bool wroteRows(const pqxx::result& result) { return result.affected_rows() > 0; }
+bool wroteRows(const pqxx::result& result) {
+  return result.affected_rows() > 0;
+}
 
 }  // namespace
 
@@ -42,18 +46,19 @@ void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
                         "PostgreSQL is a standby; the relay works on the primary only");
   }
   if (result[0][1].as<bool>() || result[0][2].as<bool>()) {
-    throw SchemaError(
-        "the outbox cursor in schema '" + schema +
-        "' was made in another PostgreSQL cluster (restored dump, pg_upgrade or promoted copy): its "
-        "transaction ids mean nothing here, so publishing could skip events; see "
-        "docs/operating.md, 'After a restore'");
+    throw SchemaError("the outbox cursor in schema '" + schema +
+                      "' was made in another PostgreSQL cluster (restored dump, pg_upgrade or "
+                      "promoted copy): its "
+                      "transaction ids mean nothing here, so publishing could skip events; see "
+                      "docs/operating.md, 'After a restore'");
   }
 }
 
 bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema) {
   const auto result = tx.exec(inSchema(
-      std::string("select not exists (select from {schema}.lane l join {schema}.relay r on r.token ="
-                  " l.token where not r.fenced and not ") +
+      std::string(
+          "select not exists (select from {schema}.lane l join {schema}.relay r on r.token ="
+          " l.token where not r.fenced and not ") +
           kGone + ")",
       schema));
   return result[0][0].as<bool>();
@@ -63,9 +68,9 @@ std::optional<std::int64_t> takeAllLanes(pqxx::transaction_base& tx, const std::
                                          const std::string& name, std::chrono::milliseconds lease) {
   // The row lock orders this against a renewal on its way: either that comes first and the row is
   // not expired any more, or it finds itself fenced.
-  tx.exec(inSchema(std::string("update {schema}.relay r set fenced = true where not fenced and ") +
-                       kGone,
-                   schema));
+  tx.exec(inSchema(
+      std::string("update {schema}.relay r set fenced = true where not fenced and ") + kGone,
+      schema));
   const auto entered = execute(
       tx,
       statement("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
@@ -82,9 +87,10 @@ std::optional<std::int64_t> takeAllLanes(pqxx::transaction_base& tx, const std::
                 schema),
       {std::to_string(token)});
   if (taken.affected_rows() != kLanes) return std::nullopt;
-  tx.exec(statement("delete from {schema}.relay r where fenced and not exists (select from"
-                    " {schema}.lane l where l.token = r.token)",
-                    schema));
+  tx.exec(
+      statement("delete from {schema}.relay r where fenced and not exists (select from"
+                " {schema}.lane l where l.token = r.token)",
+                schema));
   return token;
 }
 
@@ -96,8 +102,7 @@ Cursor readCursor(pqxx::transaction_base& tx, const std::string& schema, std::in
                 schema),
       {std::to_string(token)});
   if (result.size() != 1) {
-    throw SchemaError("the lanes of schema '" + schema + "' have " +
-                      std::to_string(result.size()) +
+    throw SchemaError("the lanes of schema '" + schema + "' have " + std::to_string(result.size()) +
                       " different cursors; this version's relay moves all lanes together");
   }
   Cursor cursor;
@@ -113,18 +118,18 @@ Cursor readCursor(pqxx::transaction_base& tx, const std::string& schema, std::in
 
 bool writeCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                  std::chrono::milliseconds lease, const Cursor& cursor) {
-  const auto result = execute(
-      tx,
-      statement("with mine as (update {schema}.relay set expires_at = clock_timestamp()"
-                " + $2::text::float8 * interval '1 ms' where token = $1::text::bigint"
-                " and not fenced returning token)"
-                " update {schema}.lane l set done = $3::text::pg_snapshot,"
-                " target = nullif($4::text, '')::pg_snapshot,"
-                " last_id = case when $4::text = '' then null else $5::text::bigint end,"
-                " floor_id = $6::text::bigint from mine where l.token = mine.token",
-                schema),
-      {std::to_string(token), milliseconds(lease), cursor.done.text, cursor.target.text,
-       std::to_string(cursor.lastId), std::to_string(cursor.floor)});
+  const auto result =
+      execute(tx,
+              statement("with mine as (update {schema}.relay set expires_at = clock_timestamp()"
+                        " + $2::text::float8 * interval '1 ms' where token = $1::text::bigint"
+                        " and not fenced returning token)"
+                        " update {schema}.lane l set done = $3::text::pg_snapshot,"
+                        " target = nullif($4::text, '')::pg_snapshot,"
+                        " last_id = case when $4::text = '' then null else $5::text::bigint end,"
+                        " floor_id = $6::text::bigint from mine where l.token = mine.token",
+                        schema),
+              {std::to_string(token), milliseconds(lease), cursor.done.text, cursor.target.text,
+               std::to_string(cursor.lastId), std::to_string(cursor.floor)});
   return wroteRows(result);
 }
 
@@ -140,7 +145,8 @@ bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int6
 }
 
 void giveLanesBack(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
-  execute(tx, statement("update {schema}.lane set token = null where token = $1::text::bigint", schema),
+  execute(tx,
+          statement("update {schema}.lane set token = null where token = $1::text::bigint", schema),
           {std::to_string(token)});
   execute(tx, statement("delete from {schema}.relay where token = $1::text::bigint", schema),
           {std::to_string(token)});

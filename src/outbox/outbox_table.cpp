@@ -22,8 +22,8 @@ constexpr std::size_t kInsertColumns = 12;
 std::string cutByBytes(const std::string& branch, const std::string& limit) {
   return "(select " + std::string(kRowColumns) +
          " from (select b.*, sum(octet_length(payload)::bigint) over (rows between unbounded"
-         " preceding and 1 preceding) as bytes_before from (" + branch +
-         ") b) o where coalesce(bytes_before, 0) < " + limit + ")";
+         " preceding and 1 preceding) as bytes_before from (" +
+         branch + ") b) o where coalesce(bytes_before, 0) < " + limit + ")";
 }
 
 // $1 xip array, $2 xmax, $3 row limit + 1, $4 byte limit. Both branches carry the limits: one huge
@@ -45,8 +45,9 @@ std::string liveStatement(const std::string& schema) {
       " null::text as traceparent, null::text as tracestate, null::json as headers,"
       " null::bytea as payload"
       " union all select null, null, null, l.* from " +
-          branch("xid = any($1::text::xid8[])") + " l union all select null, null, null, t.* from " +
-          branch("xid >= $2::text::xid8") + " t",
+          branch("xid = any($1::text::xid8[])") +
+          " l union all select null, null, null, t.* from " + branch("xid >= $2::text::xid8") +
+          " t",
       schema);
 }
 
@@ -127,10 +128,10 @@ OutboxReader::OutboxReader(pqxx::connection& connection, const std::string& sche
 
 OutboxReader::Live OutboxReader::fetchLive(const Snapshot& done) {
   pqxx::nontransaction tx{*connection_};
-  const auto result = postgres::executePrepared(
-      tx, "pillion_fetch_live",
-      {done.inProgressArray(), std::to_string(done.xmax), std::to_string(rowLimit_ + 1),
-       std::to_string(byteLimit_)});
+  const auto result =
+      postgres::executePrepared(tx, "pillion_fetch_live",
+                                {done.inProgressArray(), std::to_string(done.xmax),
+                                 std::to_string(rowLimit_ + 1), std::to_string(byteLimit_)});
   Live live;
   live.now = Snapshot::parse(textOf(result[0][0]));
   live.lastId = integerOf(result[0][1]);
@@ -159,8 +160,7 @@ OutboxReader::Paged OutboxReader::fetchPage(const Snapshot& done, const Snapshot
 std::optional<std::int64_t> OutboxReader::lowestLateId(const Snapshot& done) {
   if (done.inProgress.empty()) return std::nullopt;
   pqxx::nontransaction tx{*connection_};
-  const auto result =
-      postgres::executePrepared(tx, "pillion_fetch_late", {done.inProgressArray()});
+  const auto result = postgres::executePrepared(tx, "pillion_fetch_late", {done.inProgressArray()});
   if (result[0][0].is_null()) return std::nullopt;
   return integerOf(result[0][0]);
 }
@@ -185,9 +185,9 @@ int truncatePublished(pqxx::connection& connection, const std::string& schema) {
   int emptied = 0;
   for (int child = 0; child < 8; ++child) {
     pqxx::work tx{connection};
-    const auto result = postgres::execute(
-        tx, inSchema("select {schema}.truncate_published($1::text::int)", schema),
-        {std::to_string(child)});
+    const auto result =
+        postgres::execute(tx, inSchema("select {schema}.truncate_published($1::text::int)", schema),
+                          {std::to_string(child)});
     tx.commit();
     if (textOf(result[0][0]) == "truncated") ++emptied;
   }

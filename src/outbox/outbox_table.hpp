@@ -9,16 +9,16 @@
 #include <string>
 #include <vector>
 
-#include "outbox/cursor.hpp"
 #include "event/row.hpp"
+#include "outbox/cursor.hpp"
 #include "postgres/statement.hpp"
 
 // Every statement on the table `outbox`.
 
 namespace pillion::outbox {
 
-/// Rows per insert statement, the largest first: many events cost few round trips, and few statements
-/// are prepared.
+/// Rows per insert statement, the largest first: many events cost few round trips, and few
+/// statements are prepared.
 inline constexpr std::size_t kInsertSizes[] = {64, 16, 4, 1};
 
 std::string insertStatement(const std::string& schema, std::size_t rows);

@@ -36,7 +36,8 @@ void park(pqxx::transaction_base& tx, const std::string& schema, const std::vect
   for (const auto& [reason, ids] : byReason) {
     execute(tx,
             inSchema("insert into {schema}.parked (reason, " + columns + ") select $1::text, " +
-                         columns + " from {schema}.outbox where id = any($2::text::bigint[])"
+                         columns +
+                         " from {schema}.outbox where id = any($2::text::bigint[])"
                          " on conflict do nothing",
                      schema),
             {reason, asArray(ids)});
@@ -62,13 +63,13 @@ void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
 
 std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema) {
   // Jumps from type to type through the index: a million parked events of one type cost one probe.
-  const auto result = tx.exec(
-      inSchema("with recursive jump as ((select type from {schema}.parked where reason ="
-               " 'unroutable' order by type limit 1) union all select (select p.type from"
-               " {schema}.parked p where p.type > j.type and p.reason = 'unroutable'"
-               " order by p.type limit 1) from jump j where j.type is not null)"
-               " select type from jump where type is not null",
-               schema));
+  const auto result =
+      tx.exec(inSchema("with recursive jump as ((select type from {schema}.parked where reason ="
+                       " 'unroutable' order by type limit 1) union all select (select p.type from"
+                       " {schema}.parked p where p.type > j.type and p.reason = 'unroutable'"
+                       " order by p.type limit 1) from jump j where j.type is not null)"
+                       " select type from jump where type is not null",
+                       schema));
   std::vector<std::string> types;
   for (const auto& row : result) types.push_back(textOf(row[0]));
   return types;
@@ -76,12 +77,13 @@ std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::stri
 
 std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
                             const std::string& type, std::size_t limit) {
-  const auto result = execute(tx,
-                              inSchema("select " + std::string(kRowColumns) +
-                                           " from {schema}.parked where type = $1::text"
-                                           " and reason = 'unroutable' order by type, id limit $2::text::bigint",
-                                       schema),
-                              {type, std::to_string(limit)});
+  const auto result =
+      execute(tx,
+              inSchema("select " + std::string(kRowColumns) +
+                           " from {schema}.parked where type = $1::text"
+                           " and reason = 'unroutable' order by type, id limit $2::text::bigint",
+                       schema),
+              {type, std::to_string(limit)});
   std::vector<Row> rows;
   for (const auto& fields : result) rows.push_back(rowFrom(fields, 0));
   return rows;

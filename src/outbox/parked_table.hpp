@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "outbox/event_log.hpp"
 #include "event/row.hpp"
+#include "outbox/event_log.hpp"
 
 // Every statement on the table `parked`.
 

@@ -11,19 +11,21 @@
 namespace pillion::outbox {
 namespace {
 
-/// The ring's children have no statistics, on purpose, so the planner must not guess: every fetch is
-/// an ordered index range. Checkpoints need not wait for the disk, since losing one only repeats
+/// The ring's children have no statistics, on purpose, so the planner must not guess: every fetch
+/// is an ordered index range. Checkpoints need not wait for the disk, since losing one only repeats
 /// events.
 constexpr const char* kSession =
     "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;"
     " set max_parallel_workers_per_gather = 0; set jit = off;"
     " set plan_cache_mode = force_generic_plan; set synchronous_commit = off;"
-    " set bytea_output = hex; set datestyle = 'ISO'; set idle_in_transaction_session_timeout = '60s'";
+    " set bytea_output = hex; set datestyle = 'ISO'; set idle_in_transaction_session_timeout = "
+    "'60s'";
 
 }  // namespace
 
 PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
-    : options_(options), schema_(postgres::schemaOf(options.database)),
+    : options_(options),
+      schema_(postgres::schemaOf(options.database)),
       connection_(postgres::connect(options.database, "relay")) {
   postgres::guarded("opening the outbox", [&] {
     {

@@ -48,7 +48,7 @@ class PostgresEventLog : public EventLog {
   std::string identity_;
   std::int64_t token_ = 0;
   std::string server_;  // start time and timeline; a change means that ids may have been reused
-  std::int64_t lastIdSeen_ = 0;  // the sequence, as the latest fetch saw it
+  std::int64_t lastIdSeen_ = 0;   // the sequence, as the latest fetch saw it
   std::int64_t provenFloor_ = 0;  // lastIdSeen_ as it was before our latest committed write
 };
 

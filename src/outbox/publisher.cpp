@@ -24,8 +24,8 @@ class PreparedNames {
   std::string prepare(Connection& connection, const std::string& schema, std::size_t rows) {
     const std::scoped_lock lock(mutex_);
     forgetWhenLarge();
-    const std::string name = "pillion_publish_" + std::to_string(generation_) + "_" +
-                             std::to_string(rows);
+    const std::string name =
+        "pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(rows);
     const Key key{&connection, connection.backendpid(), rows};
     if (std::ranges::find(known_[key.connection], key) == known_[key.connection].end()) {
       connection.prepare(name, outbox::insertStatement(schema, rows));
@@ -156,8 +156,8 @@ void EventPublisher::publish(const Event& event) const {
       state_->publishAlone(event);
     } catch (const Error& error) {
       if (error.connectionLost()) state_->own.reset();
-      // A connection that idled may have died long ago: that says nothing about the server now. What
-      // is in doubt is the caller's to decide.
+      // A connection that idled may have died long ago: that says nothing about the server now.
+      // What is in doubt is the caller's to decide.
       if (!mayBeStale || !error.connectionLost() || error.outcomeInDoubt()) throw;
       state_->publishAlone(event);
     }

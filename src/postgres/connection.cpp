@@ -48,7 +48,8 @@ std::string connectionString(const DatabaseOptions& options, const std::string& 
   const ConnectionInfo info = parse(url);
   std::string text;
   for (const auto* option = info.get(); option->keyword != nullptr; ++option) {
-    if (option->val != nullptr) text += std::string(option->keyword) + '=' + quotedValue(option->val) + ' ';
+    if (option->val != nullptr)
+      text += std::string(option->keyword) + '=' + quotedValue(option->val) + ' ';
   }
   addDefault(text, info.get(), "connect_timeout", std::to_string(options.connectTimeout.count()));
   addDefault(text, info.get(), "tcp_user_timeout", std::to_string(options.unackedTimeout.count()));
@@ -62,11 +63,17 @@ std::string connectionString(const DatabaseOptions& options, const std::string& 
 /// libpq gives a connection failure no SQLSTATE, so the text decides. What is not recognised (also
 /// in another language) is taken for an outage, which is waited for.
 bool healsByWaiting(const std::string& message) {
-  static constexpr std::array kFinal = {
-      "could not translate host name",  "password authentication failed", "no password supplied",
-      "authentication failed",          "does not exist",                 "no pg_hba.conf entry",
-      "is not permitted to log in",     "permission denied for database", "invalid port number",
-      "server does not support SSL",    "certificate verify failed"};
+  static constexpr std::array kFinal = {"could not translate host name",
+                                        "password authentication failed",
+                                        "no password supplied",
+                                        "authentication failed",
+                                        "does not exist",
+                                        "no pg_hba.conf entry",
+                                        "is not permitted to log in",
+                                        "permission denied for database",
+                                        "invalid port number",
+                                        "server does not support SSL",
+                                        "certificate verify failed"};
   for (const char* sign : kFinal) {
     if (message.find(sign) != std::string::npos) return false;
   }
@@ -98,8 +105,7 @@ std::string schemaOf(const DatabaseOptions& options) {
   return base::configured(options.schema, "PILLION_SCHEMA", "pillion");
 }
 
-std::unique_ptr<pqxx::connection> connect(const DatabaseOptions& options,
-                                          const std::string& role) {
+std::unique_ptr<pqxx::connection> connect(const DatabaseOptions& options, const std::string& role) {
   const std::string text = connectionString(options, role);
   try {
     auto connection = std::make_unique<pqxx::connection>(text);
@@ -116,7 +122,9 @@ std::unique_ptr<pqxx::connection> connect(const DatabaseOptions& options,
   }
 }
 
-std::string firstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string firstLine(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
 
 void guarded(const std::string& doing, const std::function<void()>& work) {
   using Kind = DatabaseError::Kind;
@@ -135,7 +143,8 @@ void guarded(const std::string& doing, const std::function<void()>& work) {
     throw ConfigError(message(cause) + "; grant the role what docs/operating.md lists");
   } catch (const pqxx::sql_error& cause) {
     // Class 57 (operator intervention: shutdown, termination), 53 (resources), 40 (rollback) and 25
-    // (read-only: the other node is the primary now) pass; the rest is a mistake somebody must mend.
+    // (read-only: the other node is the primary now) pass; the rest is a mistake somebody must
+    // mend.
     const std::string state = cause.sqlstate().substr(0, 2);
     const bool passing = state == "57" || state == "53" || state == "40" || state == "25" ||
                          state == "08" || state == "55" || state.empty();

@@ -12,9 +12,9 @@ namespace pillion::postgres {
 std::string schemaOf(const DatabaseOptions& options);
 
 /// Opens a connection that never reconnects by itself: a silent reconnect would lose the session's
-/// lease, settings and prepared statements. `role` ends up in application_name, for pg_stat_activity.
-/// Throws ConfigError for what waiting cannot heal (bad URL, unknown host, wrong password, no such
-/// database), else DatabaseError.
+/// lease, settings and prepared statements. `role` ends up in application_name, for
+/// pg_stat_activity. Throws ConfigError for what waiting cannot heal (bad URL, unknown host, wrong
+/// password, no such database), else DatabaseError.
 std::unique_ptr<pqxx::connection> connect(const DatabaseOptions& options, const std::string& role);
 
 /// Runs work on a connection of ours and turns pqxx exceptions into Pillion's. Pillion's own pass.

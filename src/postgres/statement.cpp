@@ -15,8 +15,7 @@ pqxx::params forLibrary(const Parameters& parameters) {
   pqxx::params list;
   list.reserve(parameters.values().size());
   for (const std::string& value : parameters.values()) {
-    list.append(
-        pqxx::bytes_view(reinterpret_cast<const std::byte*>(value.data()), value.size()));
+    list.append(pqxx::bytes_view(reinterpret_cast<const std::byte*>(value.data()), value.size()));
   }
   return list;
 }
@@ -35,7 +34,8 @@ std::vector<pqxx::binarystring> forLibrary(const Parameters& parameters) {
 constexpr std::array<signed char, 256> makeNibbles() {
   std::array<signed char, 256> table{};
   table.fill(-1);
-  for (int i = 0; i < 10; ++i) table[static_cast<std::size_t>('0' + i)] = static_cast<signed char>(i);
+  for (int i = 0; i < 10; ++i)
+    table[static_cast<std::size_t>('0' + i)] = static_cast<signed char>(i);
   for (int i = 0; i < 6; ++i) {
     table[static_cast<std::size_t>('a' + i)] = static_cast<signed char>(10 + i);
     table[static_cast<std::size_t>('A' + i)] = static_cast<signed char>(10 + i);
@@ -69,6 +69,14 @@ pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name
   return tx.exec_prepared(name, pqxx::prepare::make_dynamic_params(forLibrary(parameters)));
 #endif
 }
+
+#if PQXX_VERSION_MAJOR >= 7
+void ensureBegun(pqxx::transaction_base&) {}
+#else
+void ensureBegun(pqxx::transaction_base& tx) {
+  if (dynamic_cast<pqxx::subtransaction*>(&tx) != nullptr) tx.exec("");
+}
+#endif
 
 std::string bytesOf(const pqxx::field& field) {
   const std::string_view text(field.c_str(), field.size());

@@ -13,8 +13,8 @@ namespace pillion::postgres {
 
 /// Statement parameters whose number is known only at run time. All travel in PostgreSQL's binary
 /// format, which for text and bytea is the bytes themselves: declare every parameter as one of the
-/// two in the statement (`$1::text::bigint`). An empty text stands for NULL where the statement says
-/// `nullif($n::text, '')`.
+/// two in the statement (`$1::text::bigint`). An empty text stands for NULL where the statement
+/// says `nullif($n::text, '')`.
 class Parameters {
  public:
   Parameters() = default;
@@ -32,6 +32,11 @@ pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
                      const Parameters& parameters);
 pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name,
                              const Parameters& parameters);
+
+/// Makes sure that a savepoint is really there. libpqxx 6 sends SAVEPOINT with the first `exec` and
+/// not with `exec_params` or `exec_prepared`, which then run outside of it. Costs a round trip there,
+/// nothing with libpqxx 7.
+void ensureBegun(pqxx::transaction_base& tx);
 
 /// The bytes of a bytea column, which arrives as `\x` and hexadecimal digits.
 std::string bytesOf(const pqxx::field& field);

@@ -18,9 +18,9 @@ enum class Verdict {
   Refused,     ///< basic.nack: not stored, for now
 };
 
-/// Bookkeeping from delivery tags to what was sent under them. Confirms come in any order, singly or
-/// `multiple` (every outstanding tag up to this one); a return has no tag and precedes the confirm of
-/// its message (RabbitMQ, "Consumer Acknowledgements and Publisher Confirms"). No I/O.
+/// Bookkeeping from delivery tags to what was sent under them. Confirms come in any order, singly
+/// or `multiple` (every outstanding tag up to this one); a return has no tag and precedes the
+/// confirm of its message (RabbitMQ, "Consumer Acknowledgements and Publisher Confirms"). No I/O.
 template <typename Value>
 class ConfirmTracker {
  public:
@@ -54,9 +54,9 @@ class ConfirmTracker {
       Value value = std::move(*entry.value);
       entry.value.reset();
       --outstanding_;
-      settle(!confirm.positive  ? Verdict::Refused
-             : entry.returned ? Verdict::Unroutable
-                              : Verdict::Routed,
+      settle(!confirm.positive ? Verdict::Refused
+             : entry.returned  ? Verdict::Unroutable
+                               : Verdict::Routed,
              std::move(value));
     }
     while (!entries_.empty() && !entries_.front().value) {

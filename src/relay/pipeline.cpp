@@ -18,14 +18,17 @@ std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
   return item;
 }
 
-void Pipeline::addPage(const outbox::Cursor& after, std::vector<ItemPtr> items) {
+void Pipeline::addPage(const outbox::Cursor& after, std::vector<ItemPtr> items,
+                       std::size_t passed) {
   fetched_ = after;
   if (items.empty() && !pages_.empty()) {
     pages_.back().after = after;  // empty pages do not pile up behind a stuck one
+    pages_.back().hadEvents = pages_.back().hadEvents || passed > 0;
     return;
   }
-  // The count comes first: a page without unsettled events is complete, and its cursor may be moved.
-  pages_.push_back(Page{after, items.size(), !items.empty()});
+  // The count comes first: a page without unsettled events is complete, and its cursor may be
+  // moved.
+  pages_.push_back(Page{after, items.size(), items.size() + passed > 0});
   const std::uint64_t number = firstPage_ + pages_.size() - 1;
   for (ItemPtr& item : items) {
     item->page = number;

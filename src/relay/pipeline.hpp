@@ -16,11 +16,11 @@ namespace pillion::relay {
 
 /// One event on its way through the relay.
 struct Item {
-  std::int64_t id = 0;       // outbox id
-  std::uint64_t key = 0;     // hash of the aggregate key; meaningless without hasKey
+  std::int64_t id = 0;    // outbox id
+  std::uint64_t key = 0;  // hash of the aggregate key; meaningless without hasKey
   bool hasKey = false;
-  bool wasParked = false;    // read from the parked events, not from the log
-  std::uint64_t page = 0;    // number of the page it came with
+  bool wasParked = false;  // read from the parked events, not from the log
+  std::uint64_t page = 0;  // number of the page it came with
   std::size_t bytes = 0;
   amqp::Message message;
 };
@@ -36,8 +36,9 @@ class Pipeline {
   explicit Pipeline(outbox::Cursor confirmed) : fetched_(confirmed), confirmed_(confirmed) {}
 
   /// Takes the events of a page read from `fetched()`, in order; `after` is reached when all of them
-  /// are settled. An empty page only moves the cursor.
-  void addPage(const outbox::Cursor& after, std::vector<ItemPtr> items);
+  /// are settled. `passed`: so many more were on the page and are dealt with already. A page without
+  /// any event only moves the cursor, which need not be written for it.
+  void addPage(const outbox::Cursor& after, std::vector<ItemPtr> items, std::size_t passed = 0);
 
   /// Events read from the parked ones: they have no place in the log, and no page.
   void addParked(ItemPtr item);

@@ -7,8 +7,8 @@
 
 namespace pillion::relay {
 
-/// When to look at the outbox again: at once while there is more, at the first interval while events
-/// flowed lately, then less and less often.
+/// When to look at the outbox again: at once while there is more, at the first interval while
+/// events flowed lately, then less and less often.
 class PollPace {
  public:
   using Boot = base::Clock::Boot;

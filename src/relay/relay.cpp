@@ -55,7 +55,9 @@ struct Relay::State {
 
 Relay::Relay(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-Relay::~Relay() { stop(); }
+Relay::~Relay() {
+  stop();
+}
 
 std::unique_ptr<Relay> Relay::create(RelayOptions options) {
   validate(options);
@@ -71,8 +73,7 @@ std::unique_ptr<Relay> Relay::create(RelayOptions options) {
 void Relay::start() {
   const std::scoped_lock lock(state_->mutex);
   if (state_->thread.joinable()) return;
-  auto session =
-      std::make_shared<relay::Session>(state_->options, state_->counters, state_->wake);
+  auto session = std::make_shared<relay::Session>(state_->options, state_->counters, state_->wake);
   session->open();
   state_->thread = std::jthread([this, session](const std::stop_token& stop) {
     const std::stop_callback wakeUp(stop, [this] { state_->wake.signal(); });
@@ -95,7 +96,9 @@ void Relay::run(std::stop_token stop) {
   session.serve(stop);
 }
 
-void Relay::wake() noexcept { state_->wake.signal(); }
+void Relay::wake() noexcept {
+  state_->wake.signal();
+}
 
 RelayStats Relay::stats() const {
   const relay::Counters& counters = state_->counters;

@@ -16,7 +16,9 @@ constexpr milliseconds kFencePoll{250};
 constexpr milliseconds kDrainLimit{10'000};
 constexpr std::chrono::seconds kReclaimEvery{60};
 
-base::Clock::Boot now() { return base::systemClock().boot(); }
+base::Clock::Boot now() {
+  return base::systemClock().boot();
+}
 
 /// The broker was reached, but a predecessor's connection still holds the fence.
 class FenceHeld : public BrokerError {
@@ -27,7 +29,9 @@ class FenceHeld : public BrokerError {
 }  // namespace
 
 Session::Session(const RelayOptions& options, Counters& counters, base::WakeEvent& wake)
-    : options_(options), counters_(counters), wake_(wake),
+    : options_(options),
+      counters_(counters),
+      wake_(wake),
       databaseOutage_("relay '" + options.name + "'"),
       brokerOutage_("relay '" + options.name + "'"),
       databaseBackoff_(options.broker.reconnectFirst, options.broker.reconnectMost),

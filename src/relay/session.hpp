@@ -21,8 +21,8 @@ class Session {
  public:
   Session(const RelayOptions& options, Counters& counters, base::WakeEvent& wake);
 
-  /// First contact with both servers. Returns when they are there or merely away; throws ConfigError
-  /// or SchemaError for what waiting cannot heal.
+  /// First contact with both servers. Returns when they are there or merely away; throws
+  /// ConfigError or SchemaError for what waiting cannot heal.
   void open();
 
   /// Until stop is requested. Errors of the servers are waited out.

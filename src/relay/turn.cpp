@@ -19,7 +19,11 @@ constexpr milliseconds kLongWait{1'000};
 
 Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
            Counters& counters, const base::Clock& clock)
-    : log_(log), options_(options), counters_(counters), clock_(clock), pipeline_(claimed),
+    : log_(log),
+      options_(options),
+      counters_(counters),
+      clock_(clock),
+      pipeline_(claimed),
       pace_(options.pollFirst, options.pollMost),
       unroutable_(options.unroutableFirst, options.unroutableMost),
       refusedBackoff_(milliseconds(50), milliseconds(2'000)) {
@@ -31,9 +35,9 @@ Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOpti
 // was not checkpointed, and loses nothing: the cursor moves last, and only past confirmed events.
 void Turn::run() {
   wait();  // for the broker's word, a wake-up, or the time of the next look
-  if (fetch()) PILLION_FAILPOINT("relay.fetched");          // crash: nothing was sent
-  if (publish()) PILLION_FAILPOINT("relay.published");      // crash: sent, unknown; sent again
-  if (confirm()) PILLION_FAILPOINT("relay.confirmed");      // crash: published; published again
+  if (fetch()) PILLION_FAILPOINT("relay.fetched");            // crash: nothing was sent
+  if (publish()) PILLION_FAILPOINT("relay.published");        // crash: sent, unknown; sent again
+  if (confirm()) PILLION_FAILPOINT("relay.confirmed");        // crash: published; published again
   if (checkpoint()) PILLION_FAILPOINT("relay.checkpointed");  // crash: nothing is repeated
 }
 
@@ -134,7 +138,8 @@ bool Turn::fetchPage(Boot now) {
       pending_.park.push_back({id, problem.reason});
     }
   }
-  pipeline_.addPage(page.after, std::move(items));
+  const std::size_t passed = page.rows.size() - items.size();
+  pipeline_.addPage(page.after, std::move(items), passed);
   if (page.rows.empty() && !page.more) {
     pace_.foundNothing(now);
     return false;
@@ -172,7 +177,8 @@ milliseconds Turn::idleTime() const {
   if (const auto probe = unroutable_.nextDue()) until = std::min(until, *probe);
   if (!refused_.empty()) until = std::min(until, refusedUntil_);
   until = std::min(until, lastRenewal_ + options_.renewEvery);
-  if (pipeline_.confirmedMoved()) until = std::min(until, lastCheckpoint_ + options_.checkpointEvery);
+  if (pipeline_.confirmedMoved())
+    until = std::min(until, lastCheckpoint_ + options_.checkpointEvery);
   if (until <= now) return milliseconds(0);
   return std::chrono::ceil<milliseconds>(until - now);
 }
@@ -190,9 +196,8 @@ void Turn::handle(amqp::Incoming incoming) {
   lastWord_ = clock_.boot();
   if (const auto* confirm = std::get_if<amqp::Confirm>(&incoming)) {
     channelProven_ = true;
-    tracker_.confirmed(*confirm, [this](Verdict verdict, ItemPtr item) {
-      settle(verdict, std::move(item));
-    });
+    tracker_.confirmed(*confirm,
+                       [this](Verdict verdict, ItemPtr item) { settle(verdict, std::move(item)); });
   } else if (const auto* returned = std::get_if<amqp::Returned>(&incoming)) {
     tracker_.returned(
         [&](const ItemPtr& item) { return item->message.messageId == returned->messageId; });
@@ -237,7 +242,8 @@ void Turn::settleUnroutable(ItemPtr item) {
     unroutable_.returned(type, clock_.boot());
   } else {
     if (!unroutable_.contains(type)) {
-      logger()->warn("no queue is bound for events of type '{}'; they are parked until one is", type);
+      logger()->warn("no queue is bound for events of type '{}'; they are parked until one is",
+                     type);
     }
     pending_.park.push_back({item->id, "unroutable"});
     unroutable_.add(type, clock_.boot());

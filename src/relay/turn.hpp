@@ -37,13 +37,13 @@ class Turn {
   Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
        Counters& counters, const base::Clock& clock = base::systemClock());
 
-  /// A new channel, after the first one or a lost one: what was unconfirmed is unknown, goes back to
-  /// the front and is sent again.
+  /// A new channel, after the first one or a lost one: what was unconfirmed is unknown, goes back
+  /// to the front and is sent again.
   void useChannel(amqp::PublishChannel* channel);
 
-  /// One relay turn: wait, fetch, publish, confirm, checkpoint. Throws DatabaseError or BrokerError;
-  /// after the first the object is useless, after the second `useChannel` is due. Throws LeaseLost
-  /// when another relay holds the lanes.
+  /// One relay turn: wait, fetch, publish, confirm, checkpoint. Throws DatabaseError or
+  /// BrokerError; after the first the object is useless, after the second `useChannel` is due.
+  /// Throws LeaseLost when another relay holds the lanes.
   void run();
 
   /// From now on nothing is fetched: what is in memory is finished. Then nothing of it would be

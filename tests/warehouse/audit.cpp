@@ -92,13 +92,14 @@ bool Audit::clean(std::int64_t acknowledged) const {
 }
 
 std::string Audit::table() const {
-  constexpr const char* kRow = "{:<18} {:>9} {:>9} {:>19} {:>13} {:>5} {:>12}\n";
-  std::string text = fmt::format(fmt::runtime(kRow), "", "committed", "delivered",
-                                 "duplicates absorbed", "applied twice", "lost", "out of order");
-  text += fmt::format(fmt::runtime(kRow), "product-service", committed, "-", "-", "-", "-", "-");
+  constexpr const char* kRow = "{:<17}  {:>9}  {:>7}  {:>9}  {:>19}  {:>13}  {:>4}  {:>12}\n";
+  const auto row = [](const auto&... cells) { return fmt::format(fmt::runtime(kRow), cells...); };
+  std::string text = row("", "committed", "pending", "delivered", "duplicates absorbed",
+                         "applied twice", "lost", "out of order");
+  text += row("product-service", committed, pending, "-", "-", "-", "-", "-");
   for (const auto& service : consumers) {
-    text += fmt::format(fmt::runtime(kRow), service.service, service.applied, service.delivered,
-                        service.duplicates, service.appliedTwice, service.lost, service.outOfOrder);
+    text += row(service.service, service.applied, "-", service.delivered, service.duplicates,
+                service.appliedTwice, service.lost, service.outOfOrder);
   }
   return text;
 }

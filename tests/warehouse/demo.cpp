@@ -41,10 +41,10 @@ void killWorkingRelay(Fleet& fleet, const Traffic& traffic, Terminal& terminal) 
   if (!waitFor(seconds(20), [&] { return (successor = fleet.workingRelay()) != nullptr; })) {
     throw std::runtime_error("no relay took over within 20 s");
   }
-  terminal.step(fmt::format("{} (pid {}) has taken over, {:.1f} s later", successor->name,
+  terminal.step(fmt::format("{} (pid {}) has taken over, {:.2f} s later", successor->name,
                             successor->process->pid(), secondsSince(killed)));
   const auto& fresh = fleet.addRelay();
-  terminal.step(fmt::format("{} started (pid {}), stands by", fresh.name, fresh.process->pid()));
+  terminal.step(fmt::format("{} started (pid {}), to stand by", fresh.name, fresh.process->pid()));
 }
 
 void restartBroker(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {
@@ -90,7 +90,7 @@ bool play(const DemoOptions& options, Fleet& fleet, Terminal& terminal) {
                             trafficOptions.clients, options.products, traffic.planned()));
   awaitShare(traffic, 25);
   killWorkingRelay(fleet, traffic, terminal);
-  awaitShare(traffic, 45);
+  awaitShare(traffic, 50);
   restartBroker(fleet, traffic, terminal);
   awaitShare(traffic, 100);
   if (!traffic.problem().empty()) {
@@ -122,10 +122,12 @@ int demo(const DemoOptions& options, Terminal& terminal) {
   bool clean = false;
   try {
     clean = play(options, fleet, terminal);
+    if (clean) fleet.stop();
   } catch (const Interrupted&) {
     terminal.step("interrupted; stopping everything");
     return 130;
   } catch (const std::exception& error) {
+    clean = false;
     terminal.step(std::string("FAILED: ") + error.what());
   }
   if (!clean) {
@@ -134,7 +136,6 @@ int demo(const DemoOptions& options, Terminal& terminal) {
     terminal.step("FAILED; everything is kept in " + fleet.logFolder().parent_path().string());
     return 1;
   }
-  fleet.stop();
   terminal.step("nothing was lost, nothing was applied twice, all in order; everything is stopped");
   return 0;
 }

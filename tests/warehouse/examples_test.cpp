@@ -77,7 +77,7 @@ TEST_CASE("the sketch's lines work as they stand") {
   const auto result = servers().example("sketch", "sketch", {"30"});
   INFO(result.output);
   CHECK(result.status == 0);
-  CHECK(result.output.find("cached 2 events, stored 2 rows") != std::string::npos);
+  CHECK(result.output.find("cached 2 events, stored 1 product") != std::string::npos);
 }
 
 TEST_CASE(

@@ -175,17 +175,21 @@ void Fleet::awaitHealth(const Member& member) const {
 }
 
 void Fleet::stop() {
-  // Relays first, so that they are seen to finish their window while the broker is there.
-  const auto stopAll = [this](bool relays) {
+  // Relays first, so that they can finish their window while the broker is there.
+  for (const bool relays : {true, false}) {
+    std::vector<Member*> running;
     for (const auto& member : members_) {
-      if ((member->service == "relay") == relays) member->process->signal(SIGTERM);
+      const bool chosen = (member->service == "relay") == relays && member->process->running();
+      if (chosen) running.push_back(member.get());
     }
-    for (const auto& member : members_) {
-      if ((member->service == "relay") == relays) member->process->terminate();
+    for (const auto* member : running) member->process->signal(SIGTERM);
+    for (const auto* member : running) {
+      const int status = member->process->terminate();
+      if (status == 0) continue;
+      throw std::runtime_error(
+          fmt::format("{} ended with status {} when it was stopped", member->name, status));
     }
-  };
-  stopAll(true);
-  stopAll(false);
+  }
 }
 
 Member* Fleet::workingRelay() {
@@ -231,7 +235,8 @@ std::map<std::string, std::uint64_t> Fleet::stats(const std::string& service) co
     if (member->service != service) continue;
     const auto body = get(member->port, "/api/v1/stats");
     if (!body) throw std::runtime_error(member->name + " does not tell its stats");
-    for (const auto& [name, value] : nlohmann::json::parse(*body).items()) {
+    const auto counters = nlohmann::json::parse(*body);
+    for (const auto& [name, value] : counters.items()) {
       sum[name] += value.get<std::uint64_t>();
     }
   }

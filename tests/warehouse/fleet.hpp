@@ -52,7 +52,7 @@ class Fleet {
 
   // Returns when all services answer, both queues exist and a relay works.
   void start();
-  // In the order that lets each finish what it has begun.
+  // In the order that lets each finish what it has begun. Throws when one does not end well.
   void stop();
   void keepFolder() { folder_.keep(); }
 

@@ -209,8 +209,8 @@ TEST_CASE("a port in use and bad arguments are one line that says so, and status
     CHECK(linesOf(result.output).size() == 1);
   }
 
-  result = shell("PORT=http PILLION_DATABASE_URL=postgresql://localhost:nonsense/ " +
-                 std::string(WAREHOUSE_SERVICES) + "/product-service");
+  result = shell("PILLION_DATABASE_URL=mysql://localhost/ " + std::string(WAREHOUSE_SERVICES) +
+                 "/product-service");
   CHECK(result.status == 2);
   CHECK(linesOf(result.output).size() == 1);
 }

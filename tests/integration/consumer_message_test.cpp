@@ -1,0 +1,270 @@
+// Messages that are no valid events, and ids that the inbox does or does not remember.
+#include "base/random.hpp"
+#include "consumer_fixture.hpp"
+#include "event/event_id.hpp"
+#include "inbox/postgres_inbox.hpp"
+
+namespace pillion::test {
+namespace {
+
+using namespace std::chrono_literals;
+using std::chrono::hours;
+
+/// Wall time that the test sets.
+class SetClock : public base::Clock {
+ public:
+  explicit SetClock(Wall wall) : wall_(wall) {}
+  [[nodiscard]] Wall wall() const override { return wall_; }
+  [[nodiscard]] Boot boot() const override { return base::systemClock().boot(); }
+
+ private:
+  Wall wall_;
+};
+
+/// An id of version 7 that was made so long ago.
+std::string idOfAge(std::chrono::milliseconds age) {
+  return makeEventId(SetClock(std::chrono::system_clock::now() - age));
+}
+
+/// Sends the message and a good event behind it; the first must die with this reason, the second
+/// must be applied.
+amqp::Message checkDies(const amqp::Message& bad, const std::string& reason,
+                        const std::string& error) {
+  const World world;
+  const std::string service = uniqueName("strict");
+  const auto consumer = journalConsumer(world, service);
+  consumer->start();
+  send(world.exchange, std::vector<amqp::Message>{bad, messageOf(numberedEvents(1)[0])});
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
+  CHECK(consumer->stats().deadLettered == 1);
+  CHECK(consumer->stats().applied == 1);
+  const auto letters = readDeadLetters(consumer->queue(), 1);
+  REQUIRE(letters.size() == 1);
+  CHECK(header(letters[0], "pillion-dead-reason") == reason);
+  CHECK(header(letters[0], "pillion-dead-error").find(error) != std::string::npos);
+  CHECK(letters[0].body == bad.body);
+  return letters[0];
+}
+
+amqp::Message goodMessage() {
+  return messageOf(numberedEvents(1)[0]);
+}
+
+}  // namespace
+
+TEST_CASE("a message without message_id dies, and the next event is applied") {
+  auto message = goodMessage();
+  message.messageId.clear();
+  checkDies(message, "invalid-event", "message_id");
+}
+
+TEST_CASE("a message whose id is no UUID dies, and the next event is applied") {
+  auto message = goodMessage();
+  message.messageId = "'; drop table journal; --";
+  checkDies(message, "invalid-event", "UUID");
+  message.messageId = std::string(255, 'x');
+  checkDies(message, "invalid-event", "UUID");
+}
+
+TEST_CASE("a message whose JSON is none dies, and the next event is applied") {
+  auto message = goodMessage();
+  for (const std::string& body : {std::string("{\"number\": "), std::string(),
+                                  std::string("\xff\xfe\x00\x01", 4), std::string("<order/>")}) {
+    message.body = body;
+    checkDies(message, "invalid-event", "JSON");
+  }
+}
+
+TEST_CASE("a message whose JSON is nested a hundred thousand levels deep dies by itself") {
+  auto message = goodMessage();
+  message.body = std::string(100'000, '[') + std::string(100'000, ']');
+  checkDies(message, "invalid-event", "nested");
+}
+
+TEST_CASE("a message of a content type that its handler cannot read dies after its attempts") {
+  auto message = goodMessage();
+  message.contentType = "text/plain";
+  const World world;
+  const auto consumer = EventConsumer::create("reader", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+    if (event.data().empty()) throw std::logic_error("not reached");
+    writeJournal(event, tx);
+  });
+  consumer->start();
+  send(world.exchange, std::vector<amqp::Message>{message, goodMessage()});
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  const auto letters = readDeadLetters(consumer->queue(), 1);
+  REQUIRE(letters.size() == 1);
+  CHECK(header(letters[0], "pillion-dead-reason") == "handler-failed");
+  CHECK(header(letters[0], "pillion-dead-error").find("data") != std::string::npos);
+  CHECK(letters[0].contentType == "text/plain");
+}
+
+TEST_CASE("a bad message with more headers than can be sent again dies with its reason") {
+  auto message = goodMessage();
+  message.messageId.clear();
+  message.headers.emplace_back("small", "kept");
+  message.headers.emplace_back("huge", std::string(120'000, 'h'));
+  const auto letter = checkDies(message, "invalid-event", "message_id");
+  CHECK(header(letter, "small") == "kept");
+  CHECK(header(letter, "huge") == "(none)");
+}
+
+TEST_CASE("a dead letter keeps what the message came with and loses the broker's own headers") {
+  auto message = goodMessage();
+  message.messageId = "no-uuid";
+  message.correlationId = "correlation";
+  message.timestamp = 1'700'000'000;
+  message.headers.emplace_back("tenant", "acme");
+  message.headers.emplace_back("x-death", "made up");
+  message.headers.emplace_back("pillion-dead-reason", "made up too");
+  const auto letter = checkDies(message, "invalid-event", "UUID");
+  CHECK(letter.messageId == "no-uuid");
+  CHECK(letter.type == "order.placed");
+  CHECK(letter.appId == "test");
+  CHECK(letter.correlationId == "correlation");
+  CHECK(letter.timestamp == 1'700'000'000);
+  CHECK(header(letter, "tenant") == "acme");
+  CHECK(header(letter, "x-death") == "(none)");
+}
+
+TEST_CASE("a message with strange properties does not stop the consumer") {
+  const World world;
+  const auto consumer = journalConsumer(world, "unmoved");
+  consumer->start();
+  auto message = goodMessage();
+  message.type = std::string("bad\xff\x01type\x00", 9);
+  message.headers.emplace_back("", "a header without a name");
+  message.headers.emplace_back("traceparent", "no trace");
+  message.headers.emplace_back("cloudEvents_time", "yesterday");
+  message.headers.emplace_back("cloudEvents_partitionkey", std::string("\xc3\x28", 2));
+  send(world.exchange, std::vector<amqp::Message>{message, goodMessage()});
+  // Its key is no UTF-8, so PostgreSQL refuses the handler's row.
+  CHECK(eventually(20s, [&] { return consumer->stats().applied >= 1; }));
+  CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
+  CHECK(consumer->stats().applied + consumer->stats().deadLettered == 2);
+  CHECK(world.journal() == static_cast<long>(consumer->stats().applied));
+}
+
+TEST_CASE("an event older than the dedupe window is not applied but dead-lettered") {
+  auto message = goodMessage();
+  message.messageId = idOfAge(hours(14 * 24 + 1));
+  checkDies(message, "outside-dedupe-window", "");
+}
+
+TEST_CASE("an event from further in the future than clocks can differ is dead-lettered") {
+  auto message = goodMessage();
+  message.messageId = idOfAge(-hours(30));
+  checkDies(message, "outside-dedupe-window", "");
+}
+
+TEST_CASE("an event at the far end of the dedupe window is applied once") {
+  const World world;
+  const auto consumer = journalConsumer(world, "old-but-welcome");
+  consumer->start();
+  auto message = goodMessage();
+  message.messageId = idOfAge(hours(14 * 24 - 1));
+  send(world.exchange, std::vector<amqp::Message>{message, message});
+  CHECK(eventually(20s, [&] { return consumer->stats().duplicates == 1; }));
+  CHECK(world.journal() == 1);
+  CHECK(consumer->stats().deadLettered == 0);
+}
+
+namespace {
+
+/// The inbox of a consumer, used without a broker.
+struct Memory {
+  bool apply(const std::string& id) {
+    const auto transaction = inbox.begin();
+    const bool isNew = transaction->claim(id);
+    transaction->commit();
+    return isNew;
+  }
+  [[nodiscard]] bool stored(const std::string& id) const {
+    return world.database.count("select count(*) from pillion.inbox where event_id = '" + id +
+                                "'") == 1;
+  }
+
+  World world;
+  inbox::PostgresInbox inbox{world.database.options(), "memory", hours(14 * 24)};
+};
+
+/// A child covers 18.6 hours, so an id may stay that much longer than the window and its slack.
+constexpr hours kSurelyGone{14 * 24 + 1 + 19};
+
+}  // namespace
+
+TEST_CASE("forgetting empties the children that left the window and keeps every younger id") {
+  Memory memory;
+  std::map<int, std::string> byAge;  // hours
+  for (int age = 0; age <= 22 * 24; age += 6) {
+    byAge[age] = idOfAge(hours(age));
+    REQUIRE(memory.apply(byAge[age]));
+  }
+  memory.inbox.forgetOld();
+  int forgotten = 0;
+  for (const auto& [age, id] : byAge) {
+    CAPTURE(age);
+    if (hours(age) <= hours(14 * 24)) CHECK(memory.stored(id));
+    if (hours(age) > kSurelyGone) CHECK_FALSE(memory.stored(id));
+    // What is no longer stored must not be taken for new.
+    if (!memory.stored(id)) CHECK_FALSE(memory.inbox.remembers(id));
+    if (memory.stored(id)) CHECK_FALSE(memory.apply(id));
+    forgotten += memory.stored(id) ? 0 : 1;
+  }
+  CHECK(forgotten >= 20);
+}
+
+TEST_CASE("another consumer with a longer window does not take a forgotten id for new") {
+  Memory memory;
+  const std::string old = idOfAge(hours(17 * 24));
+  REQUIRE(memory.apply(old));
+  memory.inbox.forgetOld();
+  REQUIRE_FALSE(memory.stored(old));
+  const inbox::PostgresInbox other(memory.world.database.options(), "other", hours(20 * 24));
+  CHECK_FALSE(other.remembers(old));
+  CHECK(other.remembers(idOfAge(hours(13 * 24))));
+}
+
+TEST_CASE("forgetting does not wait for a session that uses an old child, and comes back to it") {
+  Memory memory;
+  const std::string inUse = idOfAge(hours(18 * 24));
+  const std::string other = idOfAge(hours(16 * 24));
+  REQUIRE(memory.apply(inUse));
+  REQUIRE(memory.apply(other));
+  {
+    pqxx::connection connection(memory.world.database.url());
+    pqxx::work reader{connection};
+    reader.exec_params("select * from pillion.inbox where event_id = $1", inUse);
+    reader.exec_params("lock table pillion.inbox in access share mode");
+    memory.inbox.forgetOld();
+    CHECK(memory.stored(inUse));
+  }
+  memory.inbox.forgetOld();
+  CHECK_FALSE(memory.stored(inUse));
+  CHECK_FALSE(memory.stored(other));
+}
+
+TEST_CASE("ids of version 4 are remembered, and deleted by the time they were applied") {
+  Memory memory;
+  const std::string young = "9b2d0c1e-6a53-4c51-8f4e-2f1f6f0f4a11";
+  const std::string old = "1b2d0c1e-6a53-4c51-8f4e-2f1f6f0f4a12";
+  REQUIRE(memory.apply(young));
+  REQUIRE(memory.apply(old));
+  CHECK_FALSE(memory.apply(young));
+  memory.world.database.execute(
+      "update pillion.inbox set applied_at = now() - interval '15 days'"
+      " where event_id = '" +
+      old + "'");
+  memory.world.database.execute(
+      "insert into pillion.inbox (consumer, event_id, applied_at) select 'memory', "
+      "gen_random_uuid(), now() - interval '15 days' from generate_series(1, 2500)");
+  memory.inbox.forgetOld();
+  CHECK(memory.stored(young));
+  CHECK_FALSE(memory.stored(old));
+  CHECK(memory.world.inbox() == 1);
+  CHECK(memory.inbox.remembers(young));
+}
+
+}  // namespace pillion::test

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <amqp/connection.hpp>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <pillion/pillion.hpp>
+#include <string>
+#include <vector>
+
+#include "support/eventually.hpp"
+#include "support/postgres_server.hpp"
+#include "support/process.hpp"
+#include "support/rabbit_server.hpp"
+#include "support/temporary_directory.hpp"
+
+// What every integration test starts from. One include brings doctest's main when
+// PILLION_TEST_MAIN is defined first.
+
+namespace pillion::test {
+
+using namespace std::chrono_literals;
+using support::eventually;
+
+/// The two servers of this program, started when first asked for and stopped at its end.
+struct Servers {
+  support::TemporaryDirectory directory;
+  std::unique_ptr<support::PostgresServer> postgres;
+  std::unique_ptr<support::RabbitServer> rabbit;
+
+  static Servers& instance();
+  static support::PostgresServer& pg() { return *instance().postgres; }
+  static support::RabbitServer& mq() { return *instance().rabbit; }
+  /// Ends both; called by the test program's main after the last test.
+  static void shutDown();
+};
+
+/// "prefix-1", "prefix-2", …: never the same twice in a program.
+std::string uniqueName(const std::string& prefix);
+
+/// A new database with the schema in it.
+class TestDatabase {
+ public:
+  explicit TestDatabase(const std::string& schema = "pillion", bool migrated = true);
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] std::string url() const { return Servers::pg().url(name_); }
+  [[nodiscard]] DatabaseOptions options() const { return {.url = url(), .schema = schema_}; }
+  [[nodiscard]] pqxx::connection connect() const { return pqxx::connection(url()); }
+  void execute(const std::string& sql) const { Servers::pg().execute(name_, sql); }
+  [[nodiscard]] std::string query(const std::string& sql) const {
+    return Servers::pg().query(name_, sql);
+  }
+  [[nodiscard]] long count(const std::string& sql) const { return std::stol(query(sql)); }
+
+ private:
+  std::string name_;
+  std::string schema_;
+};
+
+/// Quick to reconnect, so that tests are.
+BrokerOptions brokerOptions(const std::string& exchange);
+
+/// Relay options for this database and exchange, with quick retries.
+RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange);
+
+/// A durable queue bound to the exchange, read by the test itself.
+class TestQueue {
+ public:
+  TestQueue(const std::string& exchange, const std::string& pattern = "#");
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  /// Reads until `count` messages are there or the limit has passed; acks what it returns.
+  std::vector<amqp::Message> read(std::size_t count, std::chrono::milliseconds limit = 20s);
+  /// Whatever comes within the time.
+  std::vector<amqp::Message> readFor(std::chrono::milliseconds time);
+
+ private:
+  std::string name_;
+  std::unique_ptr<amqp::Connection> connection_;
+};
+
+/// The program `pillion` as a process of its own.
+support::Process startRelayProcess(const TestDatabase& database, const std::string& exchange,
+                                   const std::string& failpoints = "",
+                                   const std::vector<std::string>& arguments = {});
+
+/// Environment with which a child finds this database and the broker.
+std::map<std::string, std::string> environmentFor(const TestDatabase& database,
+                                                  const std::string& exchange);
+
+/// Nothing pending and nothing parked, by the outbox's own tables.
+bool drained(const TestDatabase& database);
+
+}  // namespace pillion::test
+
+#ifdef PILLION_TEST_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+int main(int argc, char** argv) {
+  const int status = doctest::Context(argc, argv).run();
+  pillion::test::Servers::shutDown();
+  return status;
+}
+#else
+#include <doctest/doctest.h>
+#endif

@@ -1,0 +1,154 @@
+#define PILLION_TEST_MAIN
+#include <csignal>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "fixture.hpp"
+
+// Per-key order under everything that ordinary writers do. The truth is the aggregate's version,
+// which the writer's transaction counts up under the aggregate's row lock.
+
+using namespace pillion;
+using namespace pillion::test;
+
+namespace {
+
+constexpr int kWriters = 10;
+constexpr int kKeys = 100;
+
+struct Workload {
+  TestDatabase database;
+  std::string exchange = uniqueName("exchange");
+  std::unique_ptr<EventPublisher> publisher =
+      EventPublisher::create("orders", {.database = database.options()});
+
+  Workload() {
+    database.execute(
+        "create table aggregate (key text primary key, version int not null default 0);"
+        "insert into aggregate (key) select 'key-' || g from generate_series(1, 100) g");
+  }
+
+  int change(pqxx::dbtransaction& tx, const std::string& key) const {
+    const auto row = tx.exec_params1(
+        "update aggregate set version = version + 1 where key = $1 returning version", key);
+    const int version = row[0].as<int>();
+    publisher->publish(tx, Event("order.changed", {{"version", version}}).setKey(key));
+    return version;
+  }
+
+  /// One transaction with whatever ordinary services do to their ordering.
+  void transaction(pqxx::connection& connection, std::mt19937& random) const {
+    const auto chance = [&](unsigned percent) { return random() % 100 < percent; };
+    const std::string key = "key-" + std::to_string(random() % kKeys + 1);
+    pqxx::work tx{connection};
+    // A transaction id taken long before the key's lock: the order of ids is not that of locks.
+    if (chance(30)) {
+      tx.exec("select pg_current_xact_id()");
+      tx.exec("select pg_sleep(" + std::to_string(0.001 * (random() % 8)) + ")");
+    }
+    change(tx, key);
+    if (chance(20)) {
+      pqxx::subtransaction savepoint{tx, "maybe"};
+      savepoint.exec("");  // libpqxx 6 begins it with the first exec
+      change(savepoint, key);
+      if (chance(50)) {
+        savepoint.abort();
+      } else {
+        savepoint.commit();
+      }
+    }
+    // Time between the insert and the commit: ids are not in the order of commits either.
+    if (chance(20)) tx.exec("select pg_sleep(" + std::to_string(0.001 * (random() % 20)) + ")");
+    if (chance(15)) {
+      tx.abort();
+    } else {
+      tx.commit();
+    }
+  }
+
+  void run(int transactionsPerWriter) const {
+    std::vector<std::thread> writers;
+    for (int w = 0; w < kWriters; ++w) {
+      writers.emplace_back([&, w] {
+        std::mt19937 random(static_cast<unsigned>(4711 + w));
+        auto connection = database.connect();
+        for (int i = 0; i < transactionsPerWriter; ++i) transaction(connection, random);
+      });
+    }
+    for (auto& writer : writers) writer.join();
+  }
+
+  [[nodiscard]] std::size_t committed() const {
+    return static_cast<std::size_t>(database.count("select sum(version) from aggregate"));
+  }
+};
+
+struct Seen {
+  std::map<std::string, int> version;
+  std::set<std::string> ids;
+  int outOfOrder = 0;
+  std::size_t repeated = 0;
+
+  /// The first arrival of each event must carry the version that follows the last one of its key.
+  void add(const amqp::Message& message) {
+    if (!ids.insert(message.messageId).second) {
+      ++repeated;
+      return;
+    }
+    const auto event = std::get<Event>(amqp::eventFrom(message));
+    int& last = version[event.key()];
+    const int now = event.data().at("version").get<int>();
+    if (now != last + 1) ++outOfOrder;
+    last = now;
+  }
+};
+
+void collect(TestQueue& queue, Seen& seen, std::size_t expected) {
+  const auto end = std::chrono::steady_clock::now() + 60s;
+  while (seen.ids.size() < expected && std::chrono::steady_clock::now() < end) {
+    for (const auto& message : queue.readFor(100ms)) seen.add(message);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("per-key order holds with ten writers on a hundred keys, rollbacks, savepoints, early ids") {
+  Workload workload;
+  TestQueue queue(workload.exchange);
+  auto options = relayOptions(workload.database, workload.exchange);
+  options.pageEvents = 20;  // live tail and paged backlog take turns
+  const auto relay = Relay::create(options);
+  relay->start();
+  Seen seen;
+  workload.run(400);
+  collect(queue, seen, workload.committed());
+  for (const auto& message : queue.readFor(300ms)) seen.add(message);
+  CHECK(seen.ids.size() == workload.committed());
+  CHECK(seen.outOfOrder == 0);
+  CHECK(seen.repeated == 0);
+}
+
+TEST_CASE("per-key order and completeness hold while relays are killed again and again") {
+  Workload workload;
+  TestQueue queue(workload.exchange);
+  std::thread writers([&] { workload.run(500); });
+  std::mt19937 random(99);
+  for (int kill = 0; kill < 12; ++kill) {
+    auto relay = startRelayProcess(workload.database, workload.exchange,
+                                   "relay.publishing=kill@" +
+                                       std::to_string(20 + random() % 200));
+    relay.waitFor(10s);
+    relay.signal(SIGKILL);
+    relay.waitFor(5s);
+  }
+  writers.join();
+  auto last = startRelayProcess(workload.database, workload.exchange);
+  Seen seen;
+  collect(queue, seen, workload.committed());
+  CHECK(seen.ids.size() == workload.committed());
+  CHECK(seen.outOfOrder == 0);
+  CHECK(seen.repeated > 0);  // otherwise no kill has bitten
+  CHECK(last.terminate(10s) == 0);
+}
