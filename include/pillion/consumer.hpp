@@ -84,9 +84,15 @@ class EventConsumer {
 
   /// `service` names the consuming service; `patterns` are AMQP topic patterns (`*` one word, `#`
   /// any number of words). Throws ConfigError for bad options. Connects to nothing.
+  ///
+  /// An event counts as published once *one* queue has it: what is published before a service's queue
+  /// was first declared never reaches that service. Start consumers once before the first event.
   static std::unique_ptr<EventConsumer> create(std::string service,
                                                std::vector<std::string> patterns,
-                                               ConsumerOptions options = {});
+                                               ConsumerOptions options);
+  /// With default options.
+  static std::unique_ptr<EventConsumer> create(std::string service,
+                                               std::vector<std::string> patterns);
 
   EventConsumer(const EventConsumer&) = delete;
   EventConsumer& operator=(const EventConsumer&) = delete;

@@ -92,6 +92,11 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
   return std::unique_ptr<EventConsumer>(new EventConsumer(std::move(state)));
 }
 
+std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
+                                                     std::vector<std::string> patterns) {
+  return create(std::move(service), std::move(patterns), ConsumerOptions{});
+}
+
 void EventConsumer::addHandler(std::string type, Handler handler) {
   const std::scoped_lock lock(state_->mutex);
   require(!state_->started, "onEvent('" + type + "') comes after start()");

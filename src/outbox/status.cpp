@@ -22,7 +22,9 @@ OutboxStatus readOutboxStatus(const DatabaseOptions& options) {
   OutboxStatus status;
   postgres::guarded("reading the status", [&] {
     pqxx::read_transaction tx{*connection};
-    tx.exec("set local enable_seqscan = off");
+    // The ring has no statistics: without these the planner takes the scans for huge, and compiling
+    // the query costs more than running it.
+    tx.exec("set local enable_seqscan = off; set local jit = off");
     migrate::requireCurrentSchema(tx, schema);
     const auto pending = outbox::countPending(tx, schema);
     const auto parked = outbox::countParked(tx, schema);

@@ -1,6 +1,7 @@
 #include "consumer_fixture.hpp"
 
 #include <spdlog/sinks/base_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <set>
@@ -30,8 +31,19 @@ void settle(std::set<std::uint64_t>& outstanding, const amqp::Confirm& confirm) 
 
 World::World(const std::string& schema) : database(schema) {
   database.execute(
-      "create table journal (position bigserial, event_id uuid, key text, number int, note text,"
+      "create table public.journal (position bigserial, event_id uuid, key text, number int, note "
+      "text,"
       " at timestamptz default clock_timestamp())");
+}
+
+World::~World() {
+  // Hundreds of quorum queues would make the broker's end slow, and its restarts with it.
+  try {
+    Servers::mq().eval(
+        "[catch rabbit_amqqueue:delete(Q, false, false, <<\"test\">>) || "
+        "Q <- rabbit_amqqueue:list()], ok");
+  } catch (const std::exception&) {  // a test that failed may have left it stopped
+  }
 }
 
 long World::inbox() const {
@@ -165,7 +177,8 @@ struct LogCapture::Store : spdlog::sinks::base_sink<std::mutex> {
 };
 
 LogCapture::LogCapture() : store_(std::make_shared<Store>()) {
-  useLogger(std::make_shared<spdlog::logger>("captured", store_));
+  const spdlog::sinks_init_list sinks{store_, std::make_shared<spdlog::sinks::stderr_sink_mt>()};
+  useLogger(std::make_shared<spdlog::logger>("captured", sinks));
 }
 
 LogCapture::~LogCapture() {

@@ -19,6 +19,10 @@ namespace pillion::test {
 /// has no unique key, so an effect that happens twice shows as two rows.
 struct World {
   explicit World(const std::string& schema = "pillion");
+  /// Removes all queues. Tests run one after the other, so they are this one's.
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
 
   [[nodiscard]] long journal() const { return database.count("select count(*) from journal"); }
   [[nodiscard]] long journalIds() const {
@@ -62,7 +66,7 @@ std::vector<amqp::Message> readDeadLetters(const std::string& queue, std::size_t
 /// A header's value; "(none)" when it is not there.
 std::string header(const amqp::Message& message, const std::string& name);
 
-/// Pillion's log lines from construction to destruction, in memory.
+/// Pillion's log lines from construction to destruction, in memory (and on stderr as ever).
 class LogCapture {
  public:
   LogCapture();

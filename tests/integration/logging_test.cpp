@@ -53,6 +53,14 @@ void roundTrip() {
 
 }  // namespace
 
+// First in the file: later our own logger exists already, dropped or not.
+TEST_CASE("our own logger is registered under its name when that is free, and stays the same") {
+  const auto own = logger();
+  CHECK(own->name() == "pillion");
+  CHECK(spdlog::get("pillion") == own);
+  CHECK(logger() == own);
+}
+
 TEST_CASE("publisher, relay and consumer may be created twice in one process") {
   const FreshSpdlog fresh;
   roundTrip();
@@ -85,7 +93,6 @@ TEST_CASE("a process that has registered a logger named pillion gets its lines t
 TEST_CASE("a logger named pillion may be registered or dropped after ours was made") {
   const FreshSpdlog fresh;
   const auto own = logger();
-  CHECK(spdlog::get("pillion") == own);
   spdlog::drop("pillion");
   TextLogger application("pillion");
   CHECK_NOTHROW(spdlog::register_logger(application.logger));

@@ -381,6 +381,47 @@ TEST_CASE("relay and consumer may both be started before the servers are there")
   CHECK(log.count(" waits: ") <= 4);
 }
 
+TEST_CASE("a right that the consumer's role lacks is said once, not with every attempt") {
+  const World world;
+  const std::string role = uniqueName("role");
+  world.database.execute("create role \"" + role + "\" login password 'role'");
+  const std::string to = " to \"" + role + "\"";
+  world.database.execute("grant usage on schema pillion" + to);
+  world.database.execute("grant select on all tables in schema pillion" + to);
+  auto options = world.consumerOptions();
+  options.database.url = Servers::pg().urlAs(role, "role", world.database.name());
+  const LogCapture log;
+  const auto consumer = journalConsumer(options, "no-right");
+  consumer->start();
+  send(world.exchange, numberedEvents(1)[0]);
+  CHECK(eventually(20s, [&] { return log.count(" waits: ") == 1; }));
+  CHECK(holdsFor(3s, [&] { return log.lines().size() <= 3; }));
+  CHECK(Servers::mq().queueDepth(consumer->queue()) == 1);
+  world.database.execute("grant all on all tables in schema pillion, public" + to);
+  world.database.execute("grant all on all sequences in schema public" + to);
+  checkRecovered(world, log, consumer->queue(), 1);
+}
+
+TEST_CASE("a right that the relay's user lacks is said once, not with every attempt") {
+  const World world;
+  declareOnly(world, "unwritten");
+  Servers::mq().addUser("not-writing", "secret", ".*", "^$", ".*");
+  auto options = relayOptions(world.database, world.exchange);
+  options.broker.url = Servers::mq().url("not-writing", "secret");
+  PublisherOptions publishing;
+  publishing.database = world.database.options();
+  const LogCapture log;
+  const auto relay = Relay::create(options);
+  relay->start();
+  EventPublisher::create("publisher", publishing)->publish(numberedEvents(1)[0]);
+  CHECK(eventually(20s, [&] { return log.count("not-writing") >= 1; }));
+  CHECK(holdsFor(3s, [&] { return log.lines().size() <= 5; }));
+  CHECK(relay->stats().published == 0);
+  Servers::mq().addUser("not-writing", "secret", ".*", ".*", ".*");
+  CHECK(eventually(30s, [&] { return drained(world.database); }));
+  CHECK(Servers::mq().queueDepth("unwritten.events") == 1);
+}
+
 TEST_CASE("stop() returns while the servers are away") {
   GatedWorld world;
   const auto consumer = journalConsumer(world.gatedOptions(), "stop-away");

@@ -22,7 +22,7 @@ namespace {
 using Connection = std::unique_ptr<PGconn, decltype(&PQfinish)>;
 using Result = std::unique_ptr<PGresult, decltype(&PQclear)>;
 
-constexpr auto kStartLimit = std::chrono::seconds(30);
+constexpr auto kStartLimit = std::chrono::seconds(120);  // crash recovery on a busy machine
 
 std::filesystem::path findBinaries() {
   int newest = 0;

@@ -71,7 +71,8 @@ std::string reasonOf(Row row) {
 }
 
 std::string header(const Message& message, const std::string& name) {
-  CHECK(std::ranges::count(message.headers, name, &std::pair<std::string, std::string>::first) <= 1);
+  CHECK(std::ranges::count(message.headers, name, &std::pair<std::string, std::string>::first) <=
+        1);
   for (const auto& [key, value] : message.headers) {
     if (key == name) return value;
   }
@@ -114,7 +115,7 @@ TEST_CASE("a stored event fills the properties and headers of the mapping table"
 
 TEST_CASE("what a stored event does not have is not in its message") {
   const Message sent = message(smallRow());
-  for (const char* name :
+  for (const std::string name :
        {"cloudEvents_partitionkey", "pillion-causation-id", "traceparent", "tracestate"}) {
     CHECK(header(sent, name) == "(none)");
   }
@@ -158,7 +159,7 @@ TEST_CASE("rows that no publisher writes are a Problem, not a message that break
     row.*field += 'x';
     CHECK(reasonOf(row) == "invalid");
   }
-  for (const char* headers :
+  for (const std::string headers :
        {"[]", "1", "null", "\"text\"", "{", "nonsense", R"({"a":1})", R"({"a":null})",
         R"({"a":{}})", R"({"":"v"})", R"({"x-death":"v"})", R"({"cloudEvents_id":"v"})",
         R"({"traceparent":"v"})", R"({"pillion-causation-id":"v"})"}) {
@@ -225,7 +226,8 @@ TEST_CASE("CloudEvents headers are read with either prefix, the underscore first
     CHECK(arrived.headers() == Event::Headers{{"own", "header"}});
   }
   Message both = withBody("1");
-  both.headers = {{"cloudEvents:partitionkey", "colon"}, {"cloudEvents_partitionkey", "underscore"}};
+  both.headers = {{"cloudEvents:partitionkey", "colon"},
+                  {"cloudEvents_partitionkey", "underscore"}};
   CHECK(event(both).key() == "underscore");
 }
 
@@ -250,7 +252,7 @@ TEST_CASE("a message without a content type is taken for JSON") {
 }
 
 TEST_CASE("a body that is not the JSON it is said to be is a Problem without the body in it") {
-  for (const char* body : {"", "hush", "{\"hush\":", "\xff\xfe", "{\"a\":\"\xff\"}", "1 2"}) {
+  for (const std::string body : {"", "hush", "{\"hush\":", "\xff\xfe", "{\"a\":\"\xff\"}", "1 2"}) {
     CAPTURE(body);
     const Problem problem = problemOf(withBody(body));
     CHECK(problem.reason == "invalid-event");
@@ -275,7 +277,8 @@ TEST_CASE("brackets inside texts, and side by side, are no depth") {
   CHECK(problemOf(withBody(wide + "[]]")).reason.empty());
 }
 
-TEST_CASE("a JSON bomb of depth 100,000 is refused at once, closed or not, whatever it is made of") {
+TEST_CASE(
+    "a JSON bomb of depth 100,000 is refused at once, closed or not, whatever it is made of") {
   constexpr std::size_t kDepth = 100'000;
   std::string objects;
   for (std::size_t i = 0; i < kDepth; ++i) objects += "{\"a\":";

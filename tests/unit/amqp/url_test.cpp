@@ -37,8 +37,8 @@ TEST_CASE("URLs are read as RabbitMQ's URI specification says, with its defaults
       {"amqp://u:p@host:10/v", false, "host", 10, "u", "p", "v"},
       {"amqp://u@host", false, "host", 5672, "u", "", "/"},
       {"amqp://u:@host", false, "host", 5672, "u", "", "/"},
-      {"amqp://us%65r%61:p%40%2Fss@ho%61st:10000/v%2Fhost", false, "hoast", 10000, "usera",
-       "p@/ss", "v/host"},
+      {"amqp://us%65r%61:p%40%2Fss@ho%61st:10000/v%2Fhost", false, "hoast", 10000, "usera", "p@/ss",
+       "v/host"},
       {"amqp://u:p:q@host", false, "host", 5672, "u", "p:q", "/"},
       {"amqp://u:p@q@host", false, "host", 5672, "u", "p@q", "/"},
       {"amqp://[::1]", false, "::1", 5672, "guest", "guest", "/"},
@@ -46,7 +46,7 @@ TEST_CASE("URLs are read as RabbitMQ's URI specification says, with its defaults
       {"amqps://host:65535", true, "host", 65535, "guest", "guest", "/"},
   };
   for (const Case& expected : cases) {
-    CAPTURE(expected.text);
+    CAPTURE(std::string(expected.text));
     const Url url = Url::parse(expected.text);
     CHECK(url.tls == expected.tls);
     CHECK(url.host == expected.host);
@@ -58,8 +58,7 @@ TEST_CASE("URLs are read as RabbitMQ's URI specification says, with its defaults
 }
 
 TEST_CASE("the query names PEM files") {
-  const Url url =
-      Url::parse("amqps://host/v?cacertfile=/ca%20x.pem&certfile=c.pem&keyfile=k.pem");
+  const Url url = Url::parse("amqps://host/v?cacertfile=/ca%20x.pem&certfile=c.pem&keyfile=k.pem");
   CHECK(url.vhost == "v");
   CHECK(url.caCertFile == "/ca x.pem");
   CHECK(url.certFile == "c.pem");
@@ -68,13 +67,26 @@ TEST_CASE("the query names PEM files") {
 }
 
 TEST_CASE("what is no broker URL is a ConfigError that shows the form and never the password") {
-  for (const char* text :
-       {"", "host", "http://u:hush@host", "amqp:/u:hush@host", "u:hush@host",
-        "AMQP://u:hush@host", "amqp://u:hush@host:x", "amqp://u:hush@host:0",
-        "amqp://u:hush@host:65536", "amqp://u:hush@host:-1", "amqp://u:hush@host:1x",
-        "amqp://u:hush%@host", "amqp://u:hush%4@host", "amqp://u:hush%zz@host",
-        "amqp://u:hush@host/v%", "amqp://u:hush@[::1", "amqp://u:hush@host?verify=hush",
-        "amqp://u:hush@host?cacertfile", "amqp://u:hush@host?&", "amqp://u:hu?sh@host"}) {
+  for (const std::string text : {"",
+                                 "host",
+                                 "http://u:hush@host",
+                                 "amqp:/u:hush@host",
+                                 "u:hush@host",
+                                 "AMQP://u:hush@host",
+                                 "amqp://u:hush@host:x",
+                                 "amqp://u:hush@host:0",
+                                 "amqp://u:hush@host:65536",
+                                 "amqp://u:hush@host:-1",
+                                 "amqp://u:hush@host:1x",
+                                 "amqp://u:hush%@host",
+                                 "amqp://u:hush%4@host",
+                                 "amqp://u:hush%zz@host",
+                                 "amqp://u:hush@host/v%",
+                                 "amqp://u:hush@[::1",
+                                 "amqp://u:hush@host?verify=hush",
+                                 "amqp://u:hush@host?cacertfile",
+                                 "amqp://u:hush@host?&",
+                                 "amqp://u:hu?sh@host"}) {
     CAPTURE(text);
     const auto message = pillion::test::textThrown<ConfigError>([&] { Url::parse(text); });
     CHECK(has(message, "amqp://user:password@host:port/vhost"));
@@ -92,14 +104,14 @@ TEST_CASE("a URL is displayed without its password") {
 }
 
 TEST_CASE("a password with a bare slash is no host, port and vhost that messages would show") {
-  for (const char* text : {"amqp://user:123/hush@host", "amqp://user:/hush@host"}) {
+  for (const std::string text : {"amqp://user:123/hush@host", "amqp://user:/hush@host"}) {
     CAPTURE(text);
     CHECK_THROWS_AS(Url::parse(text), ConfigError);
   }
 }
 
 TEST_CASE("text after an IPv6 address is refused, and so is an empty address") {
-  for (const char* text : {"amqp://[::1]x", "amqp://[::1]5672", "amqp://[]"}) {
+  for (const std::string text : {"amqp://[::1]x", "amqp://[::1]5672", "amqp://[]"}) {
     CAPTURE(text);
     CHECK_THROWS_AS(Url::parse(text), ConfigError);
   }

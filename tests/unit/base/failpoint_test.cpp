@@ -75,8 +75,8 @@ TEST_CASE("arming anew forgets what was armed, and so does disarming") {
 TEST_CASE("a text that is no failpoint is a ConfigError, and what was armed stays") {
   const Disarmed guard;
   failpoint::arm("a=error");
-  for (const char* spec :
-       {"b", "b=", "b=explode", "b=error@", "b=error@x", "b=delay(x)", "b=kill;c", "=", "b==error"}) {
+  for (const std::string spec : {"b", "b=", "b=explode", "b=error@", "b=error@x", "b=delay(x)",
+                                 "b=kill;c", "=", "b==error"}) {
     CAPTURE(spec);
     CHECK_THROWS_AS(failpoint::arm(spec), ConfigError);
   }
@@ -85,8 +85,8 @@ TEST_CASE("a text that is no failpoint is a ConfigError, and what was armed stay
 
 TEST_CASE("a text that is only almost a failpoint is a ConfigError, not another failpoint") {
   const Disarmed guard;
-  for (const char* spec : {"a=delay(5", "a=delay(5x)", "a=delay(5)x", "a=delay", "a=error@2x",
-                           "a=error@0", "a=error@-1", "=error", "a=kill(7)"}) {
+  for (const std::string spec : {"a=delay(5", "a=delay(5x)", "a=delay(5)x", "a=delay", "a=error@2x",
+                                 "a=error@0", "a=error@-1", "=error", "a=kill(7)"}) {
     CAPTURE(spec);
     CHECK_THROWS_AS(failpoint::arm(spec), ConfigError);
   }

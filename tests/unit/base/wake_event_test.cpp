@@ -14,7 +14,8 @@ bool isUp(const WakeEvent& wake) {
 
 }  // namespace
 
-TEST_CASE("a wake event is up from the first signal until it is taken, however often it was raised") {
+TEST_CASE(
+    "a wake event is up from the first signal until it is taken, however often it was raised") {
   WakeEvent wake;
   CHECK_FALSE(isUp(wake));
   CHECK_FALSE(wake.take());

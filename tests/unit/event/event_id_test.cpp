@@ -19,7 +19,8 @@ std::chrono::system_clock::time_point at(std::int64_t sinceEpoch) {
 
 }  // namespace
 
-TEST_CASE("an id has the shape of a UUID of version 7 and variant 10 whatever the random bits are") {
+TEST_CASE(
+    "an id has the shape of a UUID of version 7 and variant 10 whatever the random bits are") {
   for (const std::uint64_t bits : {std::uint64_t{0}, ~std::uint64_t{0}}) {
     test::FixedRandom random(bits);
     const std::string id = makeEventId(base::systemClock(), random);
@@ -54,12 +55,12 @@ TEST_CASE("the time of an id is the clock's, to the millisecond") {
   CHECK(*time == std::chrono::floor<milliseconds>(clock.wallTime));
 }
 
-TEST_CASE("a hundred thousand ids of one millisecond are different") {
+TEST_CASE("twenty thousand ids of one millisecond are different") {
   const test::ManualClock clock;
   std::set<std::string> ids;
   test::SeededRandom random(7);
-  for (int i = 0; i < 100'000; ++i) ids.insert(makeEventId(clock, random));
-  CHECK(ids.size() == 100'000);
+  for (int i = 0; i < 20'000; ++i) ids.insert(makeEventId(clock, random));
+  CHECK(ids.size() == 20'000);
 }
 
 TEST_CASE("ids of the system's clock and random source are different") {
@@ -70,7 +71,7 @@ TEST_CASE("ids of the system's clock and random source are different") {
 
 TEST_CASE("a UUID is 36 characters of hexadecimal digits and dashes in their places, in any case") {
   CHECK(isUuid("01234567-89ab-cdef-ABCD-EF0123456789"));
-  for (const char* text :
+  for (const std::string text :
        {"", "01234567-89ab-cdef-abcd-ef012345678", "01234567-89ab-cdef-abcd-ef01234567890",
         "0123456789abcdefabcdef0123456789", "{0123456-89ab-cdef-abcd-ef0123456789",
         "01234567-89ab-cdef-abcd-ef012345678g", "01234567089ab-cdef-abcd-ef0123456789",
@@ -92,7 +93,8 @@ TEST_CASE("ids of other versions, and other texts, have no time") {
   CHECK_FALSE(timeOfEventId("7"));
 }
 
-TEST_CASE("an id whose time is beyond the clock's range is of the far future, not of another time") {
+TEST_CASE(
+    "an id whose time is beyond the clock's range is of the far future, not of another time") {
   const auto time = timeOfEventId("ffffffff-ffff-7000-8000-000000000000");
   REQUIRE(time);
   CHECK(*time > std::chrono::sys_days(std::chrono::year(2200) / 1 / 1));

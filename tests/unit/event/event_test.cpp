@@ -94,13 +94,14 @@ TEST_CASE("setters chain, set their own field and nothing else") {
 }
 
 TEST_CASE("JSON content types are recognised whatever their case and parameters") {
-  for (const char* type : {"application/json", "Application/JSON", "application/json;charset=utf-8",
-                           "application/json ; v=1", "text/json", "application/cloudevents+json"}) {
+  for (const std::string type :
+       {"application/json", "Application/JSON", "application/json;charset=utf-8",
+        "application/json ; v=1", "text/json", "application/cloudevents+json"}) {
     CAPTURE(type);
     CHECK(pillion::isJsonContentType(type));
   }
-  for (const char* type : {"", "json", "application/jsonx", "text/plain", "application/xml;a=+json",
-                           "application/json-seq"}) {
+  for (const std::string type : {"", "json", "application/jsonx", "text/plain",
+                                 "application/xml;a=+json", "application/json-seq"}) {
     CAPTURE(type);
     CHECK_FALSE(pillion::isJsonContentType(type));
   }

@@ -30,9 +30,9 @@ TEST_CASE("transaction ids of 64 bits are kept whole") {
 }
 
 TEST_CASE("a text of another form is an error") {
-  for (const char* text : {"", ":", "10", "10:20", "a:20:", "10:b:", "10:20:c", "10:20:10;14",
-                           "10:20:10,,14", "-1:20:", " 10:20:", "10:20:10 ", "10::",
-                           "18446744073709551616:1:"}) {
+  for (const std::string text :
+       {"", ":", "10", "10:20", "a:20:", "10:b:", "10:20:c", "10:20:10;14", "10:20:10,,14",
+        "-1:20:", " 10:20:", "10:20:10 ", "10::", "18446744073709551616:1:"}) {
     CAPTURE(text);
     CHECK_THROWS_AS(Snapshot::parse(text), pillion::Error);
   }

@@ -63,8 +63,7 @@ TEST_CASE("a database URL that cannot be read is a ConfigError that does not quo
   PublisherOptions options;
   options.database.url = "postgresql://user:hush@host:port:5432/?nonsense=1";
   const auto publisher = EventPublisher::create("s", options);
-  const auto text =
-      test::textThrown<ConfigError>([&] { publisher->publish(Event("t", 1)); });
+  const auto text = test::textThrown<ConfigError>([&] { publisher->publish(Event("t", 1)); });
   CHECK(has(text, "PILLION_DATABASE_URL"));
   CHECK_FALSE(has(text, "hush"));
 }
@@ -101,10 +100,10 @@ TEST_CASE("an event's parameters are its fields, one for each of the statement's
   event.setTime(Event::Time(std::chrono::seconds(1)));
   postgres::Parameters parameters;
   outbox::addInsertParameters(parameters, event, "source", {"parent", "state"});
-  CHECK(parameters.values() ==
-        std::vector<std::string>{event.id(), "type", "source", "key",
-                                 "1970-01-01T00:00:01.000000Z", "text/plain", "corr", "cause",
-                                 "parent", "state", R"({"h":"ü\""})", "body"});
+  CHECK(parameters.values() == std::vector<std::string>{event.id(), "type", "source", "key",
+                                                        "1970-01-01T00:00:01.000000Z", "text/plain",
+                                                        "corr", "cause", "parent", "state",
+                                                        R"({"h":"ü\""})", "body"});
 }
 
 TEST_CASE("the text of an error is cut before PostgreSQL's DETAIL, which can hold row values") {

@@ -25,8 +25,8 @@ TEST_CASE("a name cannot end the identifier it is put into") {
 TEST_CASE("a name has 1 to 63 bytes and no NUL") {
   CHECK(quoteIdentifier(std::string(63, 'n')).size() == 65);
   CHECK(quoteIdentifier(std::string(63, '"')).size() == 128);
-  const auto text = pillion::test::textThrown<ConfigError>(
-      [] { quoteIdentifier(std::string(64, 'n')); });
+  const auto text =
+      pillion::test::textThrown<ConfigError>([] { quoteIdentifier(std::string(64, 'n')); });
   CHECK(pillion::test::has(text, "64"));
   CHECK(pillion::test::has(text, "PILLION_SCHEMA"));
   CHECK_THROWS_AS(quoteIdentifier(""), ConfigError);

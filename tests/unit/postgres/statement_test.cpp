@@ -39,7 +39,7 @@ TEST_CASE("all 256 bytes come through bytea") {
 }
 
 TEST_CASE("bytea in another format than hex is an error that says what to set") {
-  for (const char* text : {"", "\\", "Hello", "\\x4", "\\\\x41", "\\000"}) {
+  for (const std::string text : {"", "\\", "Hello", "\\x4", "\\\\x41", "\\000"}) {
     CAPTURE(text);
     CHECK_THROWS_WITH_AS(decoded(text),
                          "bytea in another output format than hex; set bytea_output = hex",

@@ -161,8 +161,7 @@ TEST_CASE("a returned message is unroutable when it is acked, and refused when i
   tracker.sent(1, 7);
   tracker.sent(2, 7);
   CHECK(tracker.returned([](int value) { return value == 7; }));
-  CHECK(confirm(tracker, 2, true, true) ==
-        Settled{{Verdict::Unroutable, 7}, {Verdict::Routed, 7}});
+  CHECK(confirm(tracker, 2, true, true) == Settled{{Verdict::Unroutable, 7}, {Verdict::Routed, 7}});
   tracker.sent(3, 8);
   CHECK(tracker.returned([](int value) { return value == 8; }));
   CHECK(confirm(tracker, 3, false, false) == Settled{{Verdict::Refused, 8}});

@@ -36,10 +36,8 @@ inline pqxx::result resultOf(const std::vector<std::optional<std::string>>& valu
                values[i] ? static_cast<int>(value.size()) : -1);
   }
   pqxx::result result;
-  result.*memberOf(ResultData{}) =
-      std::shared_ptr<const pqxx::internal::pq::PGresult>(raw, [](const auto* own) {
-        PQclear(const_cast<pqxx::internal::pq::PGresult*>(own));
-      });
+  result.*memberOf(ResultData{}) = std::shared_ptr<const pqxx::internal::pq::PGresult>(
+      raw, [](const auto* own) { PQclear(const_cast<pqxx::internal::pq::PGresult*>(own)); });
   return result;
 }
 

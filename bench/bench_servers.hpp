@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <pillion/pillion.hpp>
+#include <string>
+
+#include "support/postgres_server.hpp"
+#include "support/process.hpp"
+#include "support/rabbit_server.hpp"
+#include "support/temporary_directory.hpp"
+
+namespace pillion::bench {
+
+using Seconds = std::chrono::duration<double>;
+using Steady = std::chrono::steady_clock;
+
+inline double secondsSince(Steady::time_point start) { return Seconds(Steady::now() - start).count(); }
+
+/// The private servers of one run: fsync on, quorum queues, everything on loopback.
+struct BenchServers {
+  support::TemporaryDirectory directory;
+  support::PostgresServer postgres{directory / "postgres",
+                                   {.durable = true,
+                                    .settings = {{"shared_buffers", "1GB"},
+                                                 {"max_wal_size", "8GB"},
+                                                 {"checkpoint_timeout", "30min"}}}};
+  support::RabbitServer rabbit{directory / "rabbit"};
+
+  [[nodiscard]] DatabaseOptions database(const std::string& name) const;
+  [[nodiscard]] BrokerOptions broker() const;
+  /// A migrated database.
+  std::string createDatabase();
+  /// A quorum queue bound to the exchange of `broker()`, emptied.
+  void freshQueue() const;
+  [[nodiscard]] long queued() const;
+  /// The program `pillion relay` on this database.
+  support::Process startRelay(const std::string& database, const std::string& name) const;
+
+ private:
+  int databases_ = 0;
+};
+
+inline constexpr const char* kExchange = "bench.events";
+inline constexpr const char* kQueue = "bench";
+inline constexpr std::size_t kPayload = 512;  // bytes
+
+/// Fills the outbox with committed events of 512 bytes over 10,000 keys, by SQL alone.
+void fillOutbox(const BenchServers& servers, const std::string& database, long events);
+
+/// JSON of exactly 512 bytes.
+std::string payload();
+
+}  // namespace pillion::bench

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <chrono>
+
+#include "bench_servers.hpp"
+
+namespace pillion::bench {
+
+struct PublishRates {
+  double withPublish = 0;  // transactions per second: business update + publish(tx, event)
+  double byHand = 0;       // business update + a one-row INSERT of the same bytes, no indexes
+};
+
+/// Eight clients each, the two ways in turns so that a busy machine hits both.
+PublishRates publishCost(BenchServers& servers, std::chrono::seconds time);
+
+}  // namespace pillion::bench

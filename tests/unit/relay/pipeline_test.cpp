@@ -1,0 +1,339 @@
+#include "relay/pipeline.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "support/scripted_random.hpp"
+
+using pillion::outbox::Cursor;
+using pillion::relay::Item;
+using pillion::relay::ItemPtr;
+using pillion::relay::Pipeline;
+using pillion::test::SeededRandom;
+
+namespace {
+
+Cursor cursorAt(std::int64_t position) {
+  Cursor cursor;
+  cursor.done.text = std::to_string(position);
+  cursor.lastId = position;
+  return cursor;
+}
+
+/// `key` 0 is none.
+ItemPtr item(std::int64_t id, std::uint64_t key = 0, std::size_t bytes = 1) {
+  auto made = std::make_unique<Item>();
+  made->id = id;
+  made->key = key;
+  made->hasKey = key != 0;
+  made->bytes = bytes;
+  return made;
+}
+
+template <typename... Items>
+std::vector<ItemPtr> listOf(Items... each) {
+  std::vector<ItemPtr> list;
+  (list.push_back(std::move(each)), ...);
+  return list;
+}
+
+/// Walks a pipeline at random and holds it to what its header promises, kept here in plain lists.
+class Walk {
+ public:
+  explicit Walk(std::uint64_t seed) : random_(seed) {}
+
+  void step() {
+    const std::size_t what = random_.below(20);
+    if (what < 3) {
+      addPage();
+    } else if (what == 3) {
+      addParked();
+    } else if (what < 12) {
+      takeIfReady();
+    } else if (what < 19) {
+      settleOne();
+    } else {
+      putSomeBack();
+    }
+    compare();
+  }
+
+  void drain() {
+    for (int i = 0; !unsettled_.empty(); ++i) {
+      REQUIRE(i < 100'000);
+      takeIfReady();
+      settleOne();
+      compare();
+    }
+    CHECK(pipeline_.confirmed().lastId == position_);
+  }
+
+ private:
+  struct Entry {
+    std::int64_t id;
+    std::uint64_t key;
+    std::size_t bytes;
+  };
+  struct Page {
+    std::int64_t after;
+    std::set<std::int64_t> open;
+    bool hadEvents;
+  };
+
+  ItemPtr newItem() {
+    ItemPtr made = item(++lastId_, random_.below(5), random_.below(10));
+    unsettled_.push_back({made->id, made->key, made->bytes});
+    return made;
+  }
+
+  void addPage() {
+    Page page;
+    std::vector<ItemPtr> list;
+    for (std::size_t i = random_.below(5); i > 0; --i) {
+      list.push_back(newItem());
+      page.open.insert(lastId_);
+    }
+    page.after = ++position_;
+    const std::size_t passed = random_.oneIn(4) ? 1 + random_.below(3) : 0;
+    page.hadEvents = !list.empty() || passed > 0;
+    pages_.push_back(page);
+    pipeline_.addPage(cursorAt(position_), std::move(list), passed);
+    completePages();
+  }
+
+  void addParked() { pipeline_.addParked(newItem()); }
+
+  /// May this one be handed out? Then no earlier one of its key is unsettled.
+  [[nodiscard]] bool mayGo(const Entry& entry) const {
+    if (out_.contains(entry.id)) return false;
+    if (entry.key == 0) return true;
+    const auto first = std::ranges::find(unsettled_, entry.key, &Entry::key);
+    return first->id == entry.id;
+  }
+
+  void takeIfReady() {
+    if (!pipeline_.hasReady()) return;
+    const std::int64_t announced = pipeline_.ready().id;
+    ItemPtr taken = pipeline_.take();
+    REQUIRE(taken->id == announced);
+    const auto entry = std::ranges::find(unsettled_, taken->id, &Entry::id);
+    REQUIRE(entry != unsettled_.end());  // else it was settled before
+    REQUIRE(mayGo(*entry));              // else it was handed out twice, or out of order
+    if (!putBack_.empty()) {
+      REQUIRE(taken->id == putBack_.front());
+      putBack_.erase(putBack_.begin());
+    }
+    out_.emplace(taken->id, std::move(taken));
+  }
+
+  void settleOne() {
+    if (out_.empty()) return;
+    auto chosen = std::next(out_.begin(), static_cast<std::ptrdiff_t>(random_.below(out_.size())));
+    ItemPtr settled = std::move(chosen->second);
+    out_.erase(chosen);
+    std::erase_if(unsettled_, [&](const Entry& entry) { return entry.id == settled->id; });
+    for (Page& page : pages_) page.open.erase(settled->id);
+    pipeline_.settle(std::move(settled));
+    completePages();
+  }
+
+  void putSomeBack() {
+    std::vector<ItemPtr> list;
+    std::vector<std::int64_t> ids;
+    for (auto at = out_.begin(); at != out_.end();) {
+      if (random_.oneIn(2)) {
+        ++at;
+        continue;
+      }
+      ids.push_back(at->first);
+      list.push_back(std::move(at->second));
+      at = out_.erase(at);
+    }
+    putBack_.insert(putBack_.begin(), ids.begin(), ids.end());
+    pipeline_.putBack(std::move(list));
+  }
+
+  void completePages() {
+    while (!pages_.empty() && pages_.front().open.empty()) {
+      confirmed_ = pages_.front().after;
+      moved_ = moved_ || pages_.front().hadEvents;
+      pages_.erase(pages_.begin());
+    }
+  }
+
+  void compare() {
+    REQUIRE(pipeline_.confirmed().lastId == confirmed_);
+    REQUIRE(pipeline_.fetched().lastId == position_);
+    REQUIRE(pipeline_.confirmedMoved() == moved_);
+    REQUIRE(pipeline_.unsettledEvents() == unsettled_.size());
+    std::size_t bytes = 0;
+    bool anyReady = false;
+    std::set<std::uint64_t> earlier;
+    for (const Entry& entry : unsettled_) {
+      bytes += entry.bytes;
+      const bool first = entry.key == 0 || earlier.insert(entry.key).second;
+      anyReady = anyReady || (first && !out_.contains(entry.id));
+    }
+    REQUIRE(pipeline_.unsettledBytes() == bytes);
+    REQUIRE(pipeline_.hasReady() == anyReady);
+    if (moved_ && random_.oneIn(4)) {
+      pipeline_.clearConfirmedMoved();
+      moved_ = false;
+    }
+  }
+
+  SeededRandom random_;
+  Pipeline pipeline_{cursorAt(0)};
+  std::vector<Entry> unsettled_;  // in the order in which they entered
+  std::map<std::int64_t, ItemPtr> out_;
+  std::vector<std::int64_t> putBack_;
+  std::vector<Page> pages_;
+  std::int64_t lastId_ = 0;
+  std::int64_t position_ = 0;
+  std::int64_t confirmed_ = 0;
+  bool moved_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("events without a key are handed out in their order, all at once") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(1), listOf(item(1), item(2), item(3)));
+  for (std::int64_t id = 1; id <= 3; ++id) CHECK(pipeline.take()->id == id);
+  CHECK_FALSE(pipeline.hasReady());
+  CHECK(pipeline.unsettledEvents() == 3);
+}
+
+TEST_CASE("the next event of a key is handed out when the one before it is settled") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(1), listOf(item(1, 7), item(2, 7), item(3, 8)));
+  ItemPtr first = pipeline.take();
+  CHECK(first->id == 1);
+  CHECK(pipeline.take()->id == 3);
+  CHECK_FALSE(pipeline.hasReady());
+  pipeline.settle(std::move(first));
+  REQUIRE(pipeline.hasReady());
+  CHECK(pipeline.take()->id == 2);
+}
+
+TEST_CASE("an event that is put back still holds up the next of its key") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(1), listOf(item(1, 7), item(2, 7)));
+  pipeline.putBack(listOf(pipeline.take()));
+  CHECK(pipeline.take()->id == 1);
+  CHECK_FALSE(pipeline.hasReady());
+}
+
+TEST_CASE("events that are put back go out again before all others and in their order") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(1), listOf(item(1), item(2), item(3)));
+  auto one = pipeline.take();
+  auto two = pipeline.take();
+  pipeline.putBack(listOf(std::move(one), std::move(two)));
+  for (std::int64_t id = 1; id <= 3; ++id) CHECK(pipeline.take()->id == id);
+}
+
+TEST_CASE("the confirmed cursor waits for every event of a page, and of the pages before it") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(10), listOf(item(1), item(2)));
+  pipeline.addPage(cursorAt(20), listOf(item(3)));
+  CHECK(pipeline.fetched().lastId == 20);
+  auto one = pipeline.take();
+  auto two = pipeline.take();
+  pipeline.settle(pipeline.take());
+  CHECK(pipeline.confirmed().lastId == 0);
+  pipeline.settle(std::move(two));
+  CHECK(pipeline.confirmed().lastId == 0);
+  CHECK_FALSE(pipeline.confirmedMoved());
+  pipeline.settle(std::move(one));
+  CHECK(pipeline.confirmed().lastId == 20);
+  CHECK(pipeline.confirmedMoved());
+  pipeline.clearConfirmedMoved();
+  CHECK_FALSE(pipeline.confirmedMoved());
+}
+
+TEST_CASE("an empty page moves the cursor, but is nothing to be written for") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(5), {});
+  CHECK(pipeline.confirmed().lastId == 5);
+  CHECK_FALSE(pipeline.confirmedMoved());
+}
+
+TEST_CASE("a page whose every row was parked unsent moves the cursor, which is to be written") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(5), {}, 2);
+  CHECK(pipeline.confirmed().lastId == 5);
+  CHECK(pipeline.confirmedMoved());
+  pipeline.clearConfirmedMoved();
+  pipeline.addPage(cursorAt(6), listOf(item(1)));
+  pipeline.addPage(cursorAt(7), {}, 1);
+  CHECK_FALSE(pipeline.confirmedMoved());
+  pipeline.settle(pipeline.take());
+  CHECK(pipeline.confirmed().lastId == 7);
+  CHECK(pipeline.confirmedMoved());
+}
+
+TEST_CASE("an empty page behind an unsettled one is confirmed with it, not before it") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(5), listOf(item(1)));
+  pipeline.addPage(cursorAt(6), {});
+  CHECK(pipeline.fetched().lastId == 6);
+  CHECK(pipeline.confirmed().lastId == 0);
+  pipeline.settle(pipeline.take());
+  CHECK(pipeline.confirmed().lastId == 6);
+}
+
+TEST_CASE("a parked event has no page: it holds up its key, and no cursor") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addParked(item(1, 7));
+  pipeline.addPage(cursorAt(5), listOf(item(9, 7), item(10)));
+  auto parked = pipeline.take();
+  CHECK(parked->wasParked);
+  auto free = pipeline.take();
+  CHECK(free->id == 10);
+  CHECK_FALSE(pipeline.hasReady());
+  pipeline.settle(std::move(parked));
+  CHECK(pipeline.confirmed().lastId == 0);
+  pipeline.settle(std::move(free));
+  pipeline.settle(pipeline.take());
+  CHECK(pipeline.confirmed().lastId == 5);
+}
+
+TEST_CASE("bytes count from their entering until they are settled") {
+  Pipeline pipeline(cursorAt(0));
+  pipeline.addPage(cursorAt(5), listOf(item(1, 0, 100), item(2, 0, 10)));
+  CHECK(pipeline.unsettledBytes() == 110);
+  auto one = pipeline.take();
+  CHECK(pipeline.unsettledBytes() == 110);
+  pipeline.settle(std::move(one));
+  CHECK(pipeline.unsettledBytes() == 10);
+}
+
+TEST_CASE("a stored row becomes an item of its id, key and size, or the reason why it cannot") {
+  pillion::Row row;
+  row.id = 7;
+  row.key = "k";
+  row.type = "t";
+  row.payload = "12345";
+  const auto made = pillion::relay::itemFrom(pillion::Row(row));
+  REQUIRE(std::holds_alternative<ItemPtr>(made));
+  CHECK(std::get<ItemPtr>(made)->id == 7);
+  CHECK(std::get<ItemPtr>(made)->hasKey);
+  CHECK(std::get<ItemPtr>(made)->bytes == 5);
+  CHECK_FALSE(std::get<ItemPtr>(made)->wasParked);
+  row.headers = "[]";
+  CHECK(
+      std::holds_alternative<pillion::amqp::Problem>(pillion::relay::itemFrom(pillion::Row(row))));
+}
+
+TEST_CASE("the pipeline keeps its promises over 30,000 generated steps") {
+  for (std::uint64_t seed = 1; seed <= 15; ++seed) {
+    CAPTURE(seed);
+    Walk walk(seed);
+    for (int i = 0; i < 2'000; ++i) walk.step();
+    walk.drain();
+  }
+}

@@ -1,0 +1,128 @@
+#include <doctest/doctest.h>
+#include <spdlog/sinks/null_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <pillion/log.hpp>
+#include <set>
+
+#include "relay/turn.hpp"
+#include "support/fake_broker.hpp"
+#include "support/fake_event_log.hpp"
+#include "support/manual_clock.hpp"
+#include "support/scripted_random.hpp"
+
+using namespace pillion;
+using pillion::relay::Turn;
+using pillion::test::Answer;
+
+namespace {
+
+constexpr std::int64_t kEvents = 150;
+
+/// A relay that loses channels, is refused, and dies, at random; then what the broker got.
+class Simulation {
+ public:
+  explicit Simulation(std::uint64_t seed) : random_(seed) {
+    options_.windowEvents = 1 + random_.below(20);
+    options_.pageEvents = 1 + random_.below(30);
+    options_.unroutableFirst = std::chrono::milliseconds(100);
+    log_.pageRows = 1 + random_.below(options_.pageEvents);
+    broker_.answer = [this](const amqp::Message& message) { return decide(message); };
+  }
+
+  void run() {
+    begin();
+    for (int step = 0; log_.saved.lastId < kEvents; ++step) {
+      REQUIRE(step < 100'000);
+      addSome();
+      if (random_.oneIn(150)) begin();  // the process died: only what was saved is left
+      try {
+        turn_->run();
+      } catch (const BrokerError&) {
+        connect();
+      }
+    }
+  }
+
+  void check() {
+    std::set<std::string> arrived(broker_.routed.begin(), broker_.routed.end());
+    for (const Row& row : log_.rows) {
+      const bool parked = log_.parked.contains(row.id);
+      const bool heard = row.type != "lonely" && row.headers.empty();
+      CAPTURE(row.id);
+      CHECK(parked == !heard);
+      CHECK(arrived.contains(row.eventId) == heard);
+    }
+    checkOrder();
+  }
+
+ private:
+  void begin() {
+    turn_ = std::make_unique<Turn>(log_, log_.saved, options_, counters_, clock_);
+    connect();
+  }
+
+  void connect() {
+    channel_ = std::make_unique<test::FakeChannel>(broker_, clock_);
+    turn_->useChannel(channel_.get());
+  }
+
+  void addSome() {
+    const auto there = static_cast<std::int64_t>(log_.rows.size());
+    for (std::size_t i = random_.below(4); i > 0 && there + static_cast<int>(i) <= kEvents; --i) {
+      const std::string key = random_.oneIn(4) ? "" : "k" + std::to_string(random_.below(5));
+      const bool last = static_cast<std::int64_t>(log_.rows.size()) + 1 == kEvents;
+      if (!last && random_.oneIn(20)) {
+        log_.addBad("a");
+      } else {
+        log_.add(last ? "a" : random_.oneIn(8) ? "lonely" : random_.oneIn(2) ? "a" : "b", key);
+      }
+    }
+  }
+
+  Answer decide(const amqp::Message& message) {
+    if (random_.oneIn(40)) channel_->lose();
+    if (random_.oneIn(10)) return Answer::Nack;
+    return message.type == "lonely" ? Answer::Return : Answer::Route;
+  }
+
+  /// After duplicates are dropped, as the inbox drops them, each key is in the order of its log.
+  void checkOrder() {
+    std::map<std::string, const Row*> rows;
+    for (const Row& row : log_.rows) rows[row.eventId] = &row;
+    std::set<std::string> seen;
+    std::map<std::string, std::int64_t> latest;
+    for (const std::string& id : broker_.routed) {
+      const Row& row = *rows.at(id);
+      if (!seen.insert(id).second || row.key.empty()) continue;
+      CHECK(latest[row.key] < row.id);
+      latest[row.key] = row.id;
+    }
+  }
+
+  test::SeededRandom random_;
+  test::ManualClock clock_;
+  test::FakeEventLog log_;
+  test::FakeBroker broker_;
+  RelayOptions options_;
+  relay::Counters counters_;
+  std::unique_ptr<test::FakeChannel> channel_;
+  std::unique_ptr<Turn> turn_;
+};
+
+}  // namespace
+
+TEST_CASE("whatever is lost, refused or killed: every event arrives or is parked, keys in order") {
+  useLogger(
+      std::make_shared<spdlog::logger>("quiet", std::make_shared<spdlog::sinks::null_sink_st>()));
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+    CAPTURE(seed);
+    Simulation simulation(seed);
+    simulation.run();
+    simulation.check();
+  }
+  useLogger(nullptr);
+}

@@ -1,0 +1,530 @@
+#include "relay/turn.hpp"
+
+#include <doctest/doctest.h>
+#include <spdlog/sinks/null_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <memory>
+#include <pillion/log.hpp>
+
+#include "support/fake_broker.hpp"
+#include "support/fake_event_log.hpp"
+#include "support/manual_clock.hpp"
+
+using namespace std::chrono_literals;
+using namespace pillion;
+using pillion::relay::LeaseLost;
+using pillion::relay::Turn;
+using pillion::test::Answer;
+using Ids = std::vector<std::string>;
+
+namespace {
+
+/// A turn between an outbox and a broker in memory.
+class Bench {
+ public:
+  Bench() {
+    useLogger(
+        std::make_shared<spdlog::logger>("quiet", std::make_shared<spdlog::sinks::null_sink_st>()));
+  }
+  ~Bench() { useLogger(nullptr); }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
+  /// A new incarnation of the relay, from the cursor that was saved last.
+  void start() {
+    turn = std::make_unique<Turn>(log, log.saved, options, counters, clock);
+    connect();
+  }
+
+  void connect() {
+    channel = std::make_unique<test::FakeChannel>(broker, clock);
+    turn->useChannel(channel.get());
+  }
+
+  void turns(int count) {
+    for (int i = 0; i < count; ++i) turn->run();
+  }
+
+  /// Turns for so long on the bench's clock.
+  void runFor(std::chrono::nanoseconds duration) {
+    const auto end = clock.boot() + duration;
+    while (clock.boot() < end) turn->run();
+  }
+
+  /// Turns until something was checkpointed, as many times as asked.
+  void untilCheckpoints(std::size_t count) {
+    for (int i = 0; log.checkpoints.size() < count; ++i) {
+      REQUIRE(i < 10'000);
+      turn->run();
+    }
+  }
+
+  void answer(const std::string& id, Answer with) {
+    broker.answer = [=](const amqp::Message& message) {
+      return message.messageId == id ? with : Answer::Route;
+    };
+  }
+
+  test::ManualClock clock;
+  test::FakeEventLog log;
+  test::FakeBroker broker;
+  RelayOptions options;
+  relay::Counters counters;
+  std::unique_ptr<test::FakeChannel> channel;
+  std::unique_ptr<Turn> turn;
+};
+
+std::size_t place(const Ids& ids, const std::string& id) {
+  return static_cast<std::size_t>(std::ranges::find(ids, id) - ids.begin());
+}
+
+Answer nobodyHears(const amqp::Message&) {
+  return Answer::Return;
+}
+
+Answer nobodyHearsLonely(const amqp::Message& message) {
+  return message.type == "lonely" ? Answer::Return : Answer::Route;
+}
+
+}  // namespace
+
+TEST_CASE("events are published in their order, and one checkpoint moves the cursor past them") {
+  Bench bench;
+  for (int i = 0; i < 5; ++i) bench.log.add("t", "k" + std::to_string(i));
+  bench.start();
+  bench.untilCheckpoints(1);
+  CHECK(bench.broker.routed == Ids{"e1", "e2", "e3", "e4", "e5"});
+  const auto& checkpoint = bench.log.checkpoints.front();
+  CHECK(checkpoint.cursorMoved);
+  CHECK(checkpoint.cursor.lastId == 5);
+  CHECK(checkpoint.park.empty());
+  CHECK(bench.counters.published == 5);
+  CHECK(bench.counters.pages == 1);
+  CHECK(bench.counters.checkpoints == 1);
+}
+
+TEST_CASE("the cursor never moves past an event that is not confirmed") {
+  Bench bench;
+  bench.log.pageRows = 1;
+  for (int i = 0; i < 3; ++i) bench.log.add("t");
+  bench.answer("e2", Answer::Silence);
+  bench.start();
+  bench.runFor(10s);
+  CHECK(bench.broker.routed == Ids{"e1", "e3"});
+  CHECK(bench.log.saved.lastId == 1);
+  CHECK(bench.log.checkpoints.back().cursor.lastId == 1);
+}
+
+TEST_CASE("an unroutable event is parked in the checkpoint that moves the cursor past it") {
+  Bench bench;
+  bench.log.add("lonely");
+  bench.broker.answer = nobodyHears;
+  bench.start();
+  bench.untilCheckpoints(1);
+  const auto& checkpoint = bench.log.checkpoints.front();
+  REQUIRE(checkpoint.park.size() == 1);
+  CHECK(checkpoint.park[0].id == 1);
+  CHECK(checkpoint.park[0].reason == "unroutable");
+  CHECK(checkpoint.cursorMoved);
+  CHECK(checkpoint.cursor.lastId == 1);
+  CHECK(bench.counters.unroutable == 1);
+  CHECK(bench.counters.published == 0);
+}
+
+TEST_CASE("once a type is known to be unroutable, its events are parked unsent") {
+  Bench bench;
+  bench.options.unroutableFirst = 1h;
+  bench.options.unroutableMost = 1h;
+  bench.log.add("lonely");
+  bench.broker.answer = nobodyHearsLonely;
+  bench.start();
+  bench.untilCheckpoints(1);
+  bench.log.add("lonely");
+  bench.log.add("t");
+  bench.runFor(2s);
+  CHECK(bench.broker.sent == Ids{"e1", "e3"});
+  CHECK(bench.log.parked.size() == 2);
+  CHECK(bench.log.saved.lastId == 3);
+}
+
+TEST_CASE("a page of which every event is parked unsent moves the cursor in the same checkpoint") {
+  Bench bench;
+  bench.options.unroutableFirst = 1h;
+  bench.options.unroutableMost = 1h;
+  bench.log.addParked("lonely");
+  bench.start();
+  bench.log.add("lonely");
+  bench.runFor(5s);
+  REQUIRE(bench.log.parked.contains(2));
+  CHECK(bench.log.saved.lastId == 2);
+  for (const auto& checkpoint : bench.log.checkpoints) {
+    CHECK((checkpoint.park.empty() || checkpoint.cursorMoved));
+  }
+}
+
+TEST_CASE("a row that can be no message is parked with the reason and holds up nobody") {
+  Bench bench;
+  bench.log.add("t");
+  bench.log.addBad("t");
+  bench.log.add("t");
+  bench.start();
+  bench.runFor(2s);
+  CHECK(bench.broker.routed == Ids{"e1", "e3"});
+  REQUIRE(bench.log.parked.contains(2));
+  CHECK(bench.log.parked.at(2).reason == "invalid");
+  CHECK(bench.log.saved.lastId == 3);
+}
+
+TEST_CASE("a page with nothing but a row that can be no message moves the cursor, too") {
+  Bench bench;
+  bench.log.addBad("t");
+  bench.start();
+  bench.runFor(5s);
+  REQUIRE(bench.log.parked.contains(1));
+  CHECK(bench.log.saved.lastId == 1);
+}
+
+TEST_CASE("parked events follow in their order when their type is routed, and leave the table") {
+  Bench bench;
+  for (int i = 0; i < 4; ++i) bench.log.addParked("lonely", "k");
+  bench.broker.answer = nobodyHears;
+  bench.start();
+  bench.runFor(3s);
+  CHECK(bench.broker.routed.empty());
+  CHECK(bench.broker.sent.size() >= 2);
+  CHECK(std::ranges::count(bench.broker.sent, "e1") ==
+        static_cast<std::ptrdiff_t>(bench.broker.sent.size()));
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e1", "e2", "e3", "e4"});
+  CHECK(bench.log.parked.empty());
+}
+
+TEST_CASE("a new event of a type that is drained stays behind the parked ones") {
+  Bench bench;
+  bench.log.addParked("lonely", "k");
+  bench.log.addParked("lonely", "k");
+  bench.start();
+  bench.log.add("lonely", "k");
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e1", "e2", "e3"});
+  bench.log.add("lonely", "k");
+  bench.runFor(1s);
+  CHECK(bench.broker.routed.back() == "e4");
+  CHECK(bench.log.parked.empty());
+}
+
+TEST_CASE("an event that was read before its type proved unroutable does not overtake the parked") {
+  Bench bench;
+  bench.log.add("lonely", "k");
+  bench.log.add("lonely", "k");
+  bench.answer("e1", Answer::Return);  // the queue is bound between the two
+  bench.start();
+  bench.turns(5);
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e1", "e2"});
+}
+
+TEST_CASE("a row that can be no message among the parked ones does not keep the others there") {
+  Bench bench;
+  bench.log.addParked("lonely");
+  bench.log.parked.at(1).row.headers = R"({"number":1})";
+  bench.start();
+  bench.log.add("lonely");
+  bench.runFor(120s);
+  CHECK(bench.broker.routed == Ids{"e2"});
+}
+
+TEST_CASE("a refused event is sent again, and later events of its key wait for it") {
+  Bench bench;
+  bench.log.add("t", "a");
+  bench.log.add("t", "a");
+  bench.log.add("t", "b");
+  int refusals = 3;
+  bench.broker.answer = [&](const amqp::Message& message) {
+    return message.messageId == "e1" && refusals-- > 0 ? Answer::Nack : Answer::Route;
+  };
+  bench.start();
+  bench.runFor(2s);
+  CHECK(bench.broker.routed == Ids{"e3", "e1", "e2"});
+  CHECK(bench.counters.nacked == 3);
+  CHECK(bench.counters.published == 3);
+  CHECK(bench.log.saved.lastId == 3);
+}
+
+TEST_CASE("a refused event is not sent again at once") {
+  Bench bench;
+  bench.log.add("t");
+  bench.answer("e1", Answer::Nack);
+  bench.start();
+  const auto begin = bench.clock.boot();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent.size() >= 2);
+  CHECK(bench.broker.sent.size() <= 10);
+  CHECK(bench.clock.boot() - begin >= 1s);
+}
+
+TEST_CASE("what was unconfirmed when the channel was lost is sent again first, in its order") {
+  Bench bench;
+  for (int i = 0; i < 4; ++i) bench.log.add("t");
+  bench.answer("e1", Answer::Route);
+  bench.start();
+  bench.turns(3);
+  REQUIRE(bench.counters.published == 4);
+  for (int i = 0; i < 3; ++i) bench.log.add("t", "k" + std::to_string(i));
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.runFor(100ms);
+  CHECK(bench.broker.sent.size() == 7);
+  bench.channel->lose();
+  CHECK_THROWS_AS(bench.turn->run(), BrokerError);
+  bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.connect();
+  bench.runFor(2s);
+  CHECK(bench.broker.routed == Ids{"e1", "e2", "e3", "e4", "e5", "e6", "e7", "e8"});
+  CHECK(bench.counters.repeated == 3);
+  CHECK(bench.log.saved.lastId == 8);
+}
+
+TEST_CASE("a channel that is lost while publishing loses and doubles nothing") {
+  Bench bench;
+  for (int i = 0; i < 6; ++i) bench.log.add("t");
+  bench.broker.answer = [&](const amqp::Message& message) {
+    if (message.messageId == "e3") bench.channel->lose();
+    return Answer::Route;
+  };
+  bench.start();
+  CHECK_THROWS_AS(bench.turns(50), BrokerError);
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.connect();
+  bench.untilCheckpoints(1);
+  CHECK(bench.log.saved.lastId == 6);
+  CHECK(bench.broker.routed.front() == "e1");
+  CHECK(bench.broker.routed.back() == "e6");
+  CHECK(bench.counters.published == 6);
+}
+
+TEST_CASE("a new channel is tried with one message first") {
+  Bench bench;
+  for (int i = 0; i < 10; ++i) bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent == Ids{"e1"});
+  bench.channel->say(amqp::Confirm{1, false, true});
+  bench.turns(3);
+  CHECK(bench.broker.sent.size() == 10);
+  bench.connect();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent.size() == 11);
+  CHECK(bench.broker.sent.back() == "e2");
+}
+
+TEST_CASE("one multiple confirm settles a whole window") {
+  Bench bench;
+  for (int i = 0; i < 10; ++i) bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.messageId == "e1" ? Answer::Route : Answer::Silence;
+  };
+  bench.start();
+  bench.runFor(100ms);
+  REQUIRE(bench.channel->lastTag() == 10);
+  bench.channel->say(amqp::Confirm{10, true, true});
+  bench.untilCheckpoints(1);
+  CHECK(bench.counters.published == 10);
+  CHECK(bench.log.saved.lastId == 10);
+}
+
+TEST_CASE("nothing is sent while the broker blocks publishers, for however long") {
+  Bench bench;
+  bench.log.add("t");
+  bench.start();
+  bench.turns(3);
+  bench.channel->say(amqp::Blocked{true, "low on disk"});
+  bench.turns(1);
+  bench.log.add("t");
+  bench.runFor(5min);
+  CHECK(bench.broker.sent == Ids{"e1"});
+  CHECK(bench.log.checkpoints.back().cursor.lastId == 1);
+  bench.channel->say(amqp::Blocked{false, ""});
+  bench.runFor(1s);
+  CHECK(bench.broker.sent == Ids{"e1", "e2"});
+}
+
+TEST_CASE("a blocked broker may keep a confirm back for longer than the stall limit") {
+  Bench bench;
+  bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  bench.turns(2);
+  bench.channel->say(amqp::Blocked{true, "alarm"});
+  CHECK_NOTHROW(bench.runFor(5min));
+  bench.channel->say(amqp::Blocked{false, ""});
+  bench.channel->say(amqp::Confirm{1, false, true});
+  CHECK_NOTHROW(bench.runFor(1s));
+  CHECK(bench.counters.published == 1);
+}
+
+TEST_CASE("a confirm that does not come for the stall limit ends the channel") {
+  Bench bench;
+  bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  CHECK_NOTHROW(bench.runFor(29s));
+  CHECK_THROWS_AS(bench.runFor(3s), BrokerError);
+}
+
+TEST_CASE("the window holds no more events than it may") {
+  Bench bench;
+  bench.options.windowEvents = 3;
+  for (int i = 0; i < 10; ++i) bench.log.add("t");
+  bench.answer("e1", Answer::Route);
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.messageId == "e1" ? Answer::Route : Answer::Silence;
+  };
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent.size() == 4);
+  bench.channel->say(amqp::Confirm{2, false, true});
+  bench.runFor(1s);
+  CHECK(bench.broker.sent.size() == 5);
+}
+
+TEST_CASE("an event larger than the window travels alone") {
+  Bench bench;
+  bench.options.windowBytes = 100;
+  bench.log.add("t", "", 1);
+  bench.log.add("t", "", 1'000);
+  bench.log.add("t", "", 1);
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.messageId == "e1" ? Answer::Route : Answer::Silence;
+  };
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent == Ids{"e1", "e2"});
+}
+
+TEST_CASE("the window holds no more payload bytes than it may, but for one larger event alone") {
+  Bench bench;
+  bench.options.windowBytes = 100;
+  bench.log.add("t", "", 1);
+  bench.log.add("t", "", 60);
+  bench.log.add("t", "", 60);
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.messageId == "e1" ? Answer::Route : Answer::Silence;
+  };
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.broker.sent == Ids{"e1", "e2"});
+}
+
+TEST_CASE("no more than a page of events is in memory unsettled before the next is read") {
+  Bench bench;
+  bench.options.pageEvents = 10;
+  bench.log.pageRows = 10;
+  for (int i = 0; i < 100; ++i) bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.log.fetches == 1);
+}
+
+TEST_CASE("a checkpoint that finds the lease lost throws LeaseLost") {
+  Bench bench;
+  bench.log.add("t");
+  bench.start();
+  bench.turns(3);
+  bench.log.leaseLost = true;
+  CHECK_THROWS_AS(bench.runFor(10s), LeaseLost);
+}
+
+TEST_CASE("a relay that was paused asks for its lease before it sends anything") {
+  Bench bench;
+  bench.start();
+  bench.runFor(1s);
+  bench.log.add("t");
+  bench.log.leaseLost = true;
+  bench.clock.advance(1min);
+  CHECK_THROWS_AS(bench.turns(10), LeaseLost);
+  CHECK(bench.broker.sent.empty());
+}
+
+TEST_CASE("an idle relay renews its lease, and writes no cursor") {
+  Bench bench;
+  bench.start();
+  bench.runFor(31s);
+  CHECK(bench.log.checkpoints.size() >= 10);
+  CHECK(bench.log.checkpoints.size() <= 11);
+  for (const auto& checkpoint : bench.log.checkpoints) CHECK_FALSE(checkpoint.cursorMoved);
+}
+
+TEST_CASE("while events flow there is a checkpoint every checkpointEvery, not every turn") {
+  Bench bench;
+  bench.start();
+  const auto end = bench.clock.boot() + 10s;
+  while (bench.clock.boot() < end) {
+    bench.log.add("t");
+    bench.turns(3);
+  }
+  CHECK(bench.log.checkpoints.size() >= 15);
+  CHECK(bench.log.checkpoints.size() <= 21);
+}
+
+TEST_CASE("a relay that finishes fetches nothing more, and is finished when all is settled") {
+  Bench bench;
+  bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  bench.runFor(100ms);
+  bench.log.add("t");
+  bench.turn->finish();
+  bench.runFor(1s);
+  CHECK_FALSE(bench.turn->finished());
+  bench.channel->say(amqp::Confirm{1, false, true});
+  bench.turns(2);
+  CHECK(bench.turn->finished());
+  bench.turn->writeCheckpoint();
+  CHECK(bench.log.saved.lastId == 1);
+  CHECK(bench.broker.sent == Ids{"e1"});
+}
+
+TEST_CASE("without a channel the turn still renews its lease by time") {
+  Bench bench;
+  bench.start();
+  bench.turn->useChannel(nullptr);
+  CHECK_FALSE(bench.turn->checkpoint());
+  bench.clock.advance(3s);
+  CHECK(bench.turn->checkpoint());
+  CHECK_FALSE(bench.turn->checkpoint());
+}
+
+TEST_CASE("a wake-up makes an idle relay look in its next turn") {
+  Bench bench;
+  bench.options.pollMost = 1h;
+  bench.options.pollFirst = 1h;
+  bench.start();
+  bench.turns(2);
+  const int before = bench.log.fetches;
+  bench.clock.advance(1s);
+  bench.turn->lookNow();
+  bench.turns(1);
+  CHECK(bench.log.fetches == before + 1);
+}
+
+TEST_CASE("events of one key are never in flight together, of many keys they are") {
+  Bench bench;
+  for (int i = 0; i < 9; ++i) bench.log.add("t", i % 3 == 0 ? "same" : "k" + std::to_string(i));
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.messageId == "e2" ? Answer::Route : Answer::Silence;
+  };
+  bench.start();
+  bench.runFor(1s);
+  bench.channel->say(amqp::Confirm{1, false, true});
+  bench.runFor(1s);
+  const auto sent = bench.broker.sent;
+  CHECK(place(sent, "e1") < place(sent, "e4"));
+  CHECK(place(sent, "e7") == sent.size());
+}

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "outbox/event_log.hpp"
+
+namespace pillion::test {
+
+/// An outbox in memory. A cursor's place is its `lastId`.
+class FakeEventLog : public outbox::EventLog {
+ public:
+  static outbox::Cursor cursorAt(std::int64_t id) {
+    outbox::Cursor cursor;
+    cursor.done.text = std::to_string(id);
+    cursor.lastId = id;
+    return cursor;
+  }
+
+  /// Commits one more event and returns its id; its event id is "e" and that number.
+  std::int64_t add(const std::string& type, const std::string& key = "", std::size_t bytes = 1) {
+    Row row;
+    row.id = static_cast<std::int64_t>(rows.size()) + 1;
+    row.eventId = "e" + std::to_string(row.id);
+    row.type = type;
+    row.source = "unit";
+    row.key = key;
+    row.time = "2026-01-31 12:00:00";
+    row.contentType = "text/plain";
+    row.payload = std::string(bytes, 'x');
+    rows.push_back(row);
+    return row.id;
+  }
+
+  /// One that no publisher can have written.
+  std::int64_t addBad(const std::string& type) {
+    const auto id = add(type);
+    rows.back().headers = R"({"number":1})";
+    return id;
+  }
+
+  /// One that an earlier relay has parked; the cursor is past it.
+  std::int64_t addParked(const std::string& type, const std::string& key = "") {
+    const auto id = add(type, key);
+    parked[id] = {rows.back(), "unroutable"};
+    saved = cursorAt(id);
+    return id;
+  }
+
+  std::optional<outbox::Cursor> claim() override { return saved; }
+
+  outbox::Page fetch(const outbox::Cursor& from) override {
+    ++fetches;
+    outbox::Page page;
+    page.after = from;
+    for (auto at = static_cast<std::size_t>(from.lastId); at < rows.size(); ++at) {
+      const Row& row = rows[at];
+      if (page.rows.size() == pageRows) {
+        page.more = true;
+        break;
+      }
+      page.rows.push_back(row);
+      page.after = cursorAt(row.id);
+    }
+    return page;
+  }
+
+  bool checkpoint(const outbox::Checkpoint& checkpoint) override {
+    if (leaseLost) return false;
+    checkpoints.push_back(checkpoint);
+    if (checkpoint.cursorMoved) saved = checkpoint.cursor;
+    for (const outbox::Park& park : checkpoint.park) {
+      parked.try_emplace(park.id,
+                         Parked{rows.at(static_cast<std::size_t>(park.id - 1)), park.reason});
+    }
+    for (const std::int64_t id : checkpoint.unpark) parked.erase(id);
+    return true;
+  }
+
+  void release() override {}
+
+  std::vector<std::string> parkedTypes() override {
+    std::vector<std::string> types;
+    for (const auto& [id, entry] : parked) {
+      if (entry.reason == "unroutable") types.push_back(entry.row.type);
+    }
+    return types;
+  }
+
+  std::vector<Row> fetchParked(const std::string& type, std::size_t limit) override {
+    ++parkedFetches;
+    std::vector<Row> found;
+    for (const auto& [id, entry] : parked) {
+      if (found.size() == limit) break;
+      if (entry.row.type == type && entry.reason == "unroutable") found.push_back(entry.row);
+    }
+    return found;
+  }
+
+  void reclaimSpace() override {}
+  [[nodiscard]] std::string identity() const override { return "fake"; }
+
+  struct Parked {
+    Row row;
+    std::string reason;
+  };
+
+  std::vector<Row> rows;
+  std::map<std::int64_t, Parked> parked;
+  std::vector<outbox::Checkpoint> checkpoints;
+  outbox::Cursor saved = cursorAt(0);
+  std::size_t pageRows = 100;
+  int fetches = 0;
+  int parkedFetches = 0;
+  bool leaseLost = false;
+};
+
+}  // namespace pillion::test
