@@ -26,11 +26,16 @@ void BenchServers::freshQueue() const {
   if (rabbit.queueExists(kQueue)) rabbit.deleteQueue(kQueue);
   amqp::Connection connection(broker(), "bench");
   connection.declareTopicExchange(kExchange);
-  connection.declareQueue({.name = kQueue, .exclusive = false, .textArguments = {{"x-queue-type", "quorum"}}, .numberArguments = {}});
+  connection.declareQueue({.name = kQueue,
+                           .exclusive = false,
+                           .textArguments = {{"x-queue-type", "quorum"}},
+                           .numberArguments = {}});
   connection.bindQueue(kQueue, kExchange, "#");
 }
 
-long BenchServers::queued() const { return rabbit.queueDepth(kQueue); }
+long BenchServers::queued() const {
+  return rabbit.queueDepth(kQueue);
+}
 
 support::Process BenchServers::startRelay(const std::string& database,
                                           const std::string& name) const {

@@ -15,16 +15,18 @@ namespace pillion::bench {
 using Seconds = std::chrono::duration<double>;
 using Steady = std::chrono::steady_clock;
 
-inline double secondsSince(Steady::time_point start) { return Seconds(Steady::now() - start).count(); }
+inline double secondsSince(Steady::time_point start) {
+  return Seconds(Steady::now() - start).count();
+}
 
 /// The private servers of one run: fsync on, quorum queues, everything on loopback.
 struct BenchServers {
   support::TemporaryDirectory directory;
-  support::PostgresServer postgres{directory / "postgres",
-                                   {.durable = true,
-                                    .settings = {{"shared_buffers", "1GB"},
-                                                 {"max_wal_size", "8GB"},
-                                                 {"checkpoint_timeout", "30min"}}}};
+  support::PostgresServer postgres{
+      directory / "postgres",
+      {.durable = true,
+       .settings = {
+           {"shared_buffers", "1GB"}, {"max_wal_size", "8GB"}, {"checkpoint_timeout", "30min"}}}};
   support::RabbitServer rabbit{directory / "rabbit"};
 
   [[nodiscard]] DatabaseOptions database(const std::string& name) const;

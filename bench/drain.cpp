@@ -31,8 +31,8 @@ Drain drain(BenchServers& servers, long events, int relays) {
   }
   // The queue's own count, asked seldom so that asking costs nothing; the end is then at most one
   // question late.
-  const bool done = support::eventually(std::chrono::minutes(15),
-                                        [&] { return servers.queued() >= events; });
+  const bool done =
+      support::eventually(std::chrono::minutes(15), [&] { return servers.queued() >= events; });
   Drain result;
   result.seconds = secondsSince(start);
   if (!done) throw std::runtime_error("the backlog was not drained in a quarter of an hour");

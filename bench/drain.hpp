@@ -5,8 +5,8 @@
 namespace pillion::bench {
 
 struct Drain {
-  double seconds = 0;        // from the start of the relay processes to the last event in the queue
-  double peakRssMib = 0;     // of the relay that used most
+  double seconds = 0;     // from the start of the relay processes to the last event in the queue
+  double peakRssMib = 0;  // of the relay that used most
 };
 
 /// Fills the outbox, starts so many relay processes and waits until all events are in the queue and

@@ -13,7 +13,9 @@ namespace {
 
 using Nanoseconds = std::int64_t;
 
-Nanoseconds now() { return Steady::now().time_since_epoch().count(); }
+Nanoseconds now() {
+  return Steady::now().time_since_epoch().count();
+}
 
 std::string stamped() {
   std::string text = R"({"at":)" + std::to_string(now()) + R"(,"text":")";

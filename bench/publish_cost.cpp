@@ -59,12 +59,16 @@ PublishRates publishCost(BenchServers& servers, std::chrono::seconds time) {
   const Seconds slice = Seconds(time) / kRounds;
   PublishRates rates;
   for (int round = 0; round < kRounds; ++round) {
-    rates.withPublish += rate(servers, database, slice, [&](pqxx::work& tx, const Event& event) {
-      publisher->publish(tx, event);
-    }) / kRounds;
-    rates.byHand += rate(servers, database, slice, [&](pqxx::work& tx, const Event& event) {
-      tx.exec_prepared("by_hand", event.id(), event.type(), "bench", event.key(), event.bytes());
-    }) / kRounds;
+    rates.withPublish +=
+        rate(servers, database, slice,
+             [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); }) /
+        kRounds;
+    rates.byHand += rate(servers, database, slice,
+                         [&](pqxx::work& tx, const Event& event) {
+                           tx.exec_prepared("by_hand", event.id(), event.type(), "bench",
+                                            event.key(), event.bytes());
+                         }) /
+                    kRounds;
   }
   return rates;
 }

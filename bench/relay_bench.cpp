@@ -116,6 +116,8 @@ class RelayBench {
 
 }  // namespace
 
-void runRelayBench(const RelayBenchOptions& options) { RelayBench(options).run(); }
+void runRelayBench(const RelayBenchOptions& options) {
+  RelayBench(options).run();
+}
 
 }  // namespace pillion::bench

@@ -64,13 +64,13 @@ struct ConsumerStats {
 
 /// Subscribes a service to events and applies each once.
 ///
-/// | a handler …                  | then                                                          |
-/// |------------------------------|---------------------------------------------------------------|
-/// | returns                      | its effects and the event's id commit together, then the ack |
-/// | throws RejectEvent           | rolled back; dead-letter queue, reason `rejected` | | throws
-/// anything else         | rolled back; again by RetryPolicy; then `handler-failed`       | |
-/// aborts `tx`, swallows an SQL error | as if it had thrown                                      |
-/// | is not there for the type    | acked and counted as ignored |
+/// What follows when a handler
+/// - returns: its effects and the event's id commit together, then the ack;
+/// - throws RejectEvent: rolled back; dead-letter queue, reason `rejected`;
+/// - throws anything else: rolled back; again by RetryPolicy; then dead-letter queue, reason
+///   `handler-failed`;
+/// - aborts `tx` or swallows an SQL error: as if it had thrown;
+/// - is not there for the type: acked and counted as ignored.
 ///
 /// A message that is no valid event goes to the dead-letter queue with the reason, and the next is
 /// handled. Either server away: the consumer waits, says so once, and goes on by itself.
@@ -85,8 +85,9 @@ class EventConsumer {
   /// `service` names the consuming service; `patterns` are AMQP topic patterns (`*` one word, `#`
   /// any number of words). Throws ConfigError for bad options. Connects to nothing.
   ///
-  /// An event counts as published once *one* queue has it: what is published before a service's queue
-  /// was first declared never reaches that service. Start consumers once before the first event.
+  /// An event counts as published once *one* queue has it: what is published before a service's
+  /// queue was first declared never reaches that service. Start consumers once before the first
+  /// event.
   static std::unique_ptr<EventConsumer> create(std::string service,
                                                std::vector<std::string> patterns,
                                                ConsumerOptions options);

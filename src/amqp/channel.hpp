@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <pillion/error.hpp>
 #include <string>
 #include <variant>
 
@@ -42,6 +43,13 @@ struct Blocked {
 };
 
 using Incoming = std::variant<Confirm, Returned, Delivery, ConsumerCancelled, Blocked>;
+
+/// The message could not be put on the wire, and the connection is spoilt by the attempt. Another
+/// one would fare no better with this message.
+class MessageUnsendable : public BrokerError {
+ public:
+  using BrokerError::BrokerError;
+};
 
 /// The relay's whole view of the broker: narrow, so that a simulator can stand in for it. One
 /// thread. Every call throws BrokerError when connection or channel are lost; the object is then

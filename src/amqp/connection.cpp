@@ -256,6 +256,9 @@ std::uint64_t Connection::publish(const Message& message) {
   const int status = amqp_basic_publish(library_->get(), kChannel, toBytes(library_->exchange),
                                         toBytes(message.routingKey), /*mandatory=*/1,
                                         /*immediate=*/0, &properties, toBytes(message.body));
+  if (status == AMQP_STATUS_TABLE_TOO_BIG || status == AMQP_STATUS_BAD_AMQP_DATA) {
+    throw MessageUnsendable(std::string("RabbitMQ, publishing: ") + amqp_error_string2(status));
+  }
   library_->check(status, "publishing");
   return ++library_->published;
 }

@@ -12,7 +12,6 @@ namespace {
 constexpr std::string_view kPrefix = "cloudEvents_";
 constexpr std::string_view kOtherPrefix = "cloudEvents:";  // receivers should take both
 constexpr std::string_view kCausationId = "pillion-causation-id";
-constexpr std::size_t kJsonDepth = 256;
 
 std::string cloudEvents(std::string_view name) {
   return std::string(kPrefix).append(name);
@@ -36,7 +35,7 @@ bool addOwnHeaders(Message& message, const std::string& text) {
     if (!value.is_string() || name.empty() || !isShort(name) || isReservedHeader(name))
       return false;
     message.headers.emplace_back(name, value.get<std::string>());
-    total += name.size() + message.headers.back().second.size();
+    total += name.size() + message.headers.back().second.size() + kHeaderOverhead;
   }
   return total <= EventLimits::kHeaders;
 }
@@ -72,27 +71,6 @@ std::string firstOf(const std::string& a, const std::string& b) {
 Event::Time timeOf(const Message& message) {
   if (const auto time = fromRfc3339(attribute(message, "time"))) return *time;
   return Event::Time(std::chrono::seconds(message.timestamp));
-}
-
-/// Depth is checked before the tree is built: a few kilobytes of '[' must not become megabytes, nor
-/// a deep recursion when the tree is destroyed.
-bool tooDeep(const std::string& json) {
-  std::size_t depth = 0;
-  bool inText = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (inText) {
-      if (c == '\\') ++i;
-      if (c == '"') inText = false;
-    } else if (c == '"') {
-      inText = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kJsonDepth) return true;
-    } else if ((c == ']' || c == '}') && depth > 0) {
-      --depth;
-    }
-  }
-  return false;
 }
 
 void copyOwnHeaders(Event& event, const Message& message) {
@@ -143,7 +121,7 @@ std::variant<Event, Problem> eventFrom(const Message& message) {
   if (type.empty()) return Problem{"invalid-event", "no type and no routing key"};
   const std::string contentType = firstOf(message.contentType, "application/json");
   const bool json = isJsonContentType(contentType);
-  if (json && tooDeep(message.body)) {
+  if (json && isTooDeep(message.body)) {
     return Problem{"invalid-event",
                    "JSON nested deeper than " + std::to_string(kJsonDepth) + " levels"};
   }

@@ -5,11 +5,15 @@
 namespace pillion::amqp {
 namespace {
 
+/// As good as none, in a form that every version of the broker takes: looking at dead letters must
+/// not use them up.
+constexpr std::int64_t kUnlimited = 1'000'000'000;
+
 QueueSpec deadLetterSpec(const ConsumerTopology& topology) {
   return {.name = topology.deadLetterQueue(),
           .exclusive = false,
           .textArguments = {{"x-queue-type", "quorum"}},
-          .numberArguments = {}};
+          .numberArguments = {{"x-delivery-limit", kUnlimited}}};
 }
 
 /// Every argument is explicit, since the brokers' defaults differ by version. Dead-lettering by the

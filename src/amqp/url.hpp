@@ -18,7 +18,7 @@ struct Url {
 
   /// Throws ConfigError, whose text says the form and never quotes the URL: it may hold a password.
   static Url parse(const std::string& text);
-  /// "host:port/vhost as 'user'", for messages.
+  /// "host:port (vhost '…', user '…')", for messages.
   [[nodiscard]] std::string display() const;
 };
 

@@ -70,9 +70,23 @@ void checkHeaders(const Event::Headers& headers) {
                                         "', a name that AMQP, CloudEvents or Pillion uses");
     }
     checkText("headers (value of '" + name + "')", value, EventLimits::kHeaders);
-    total += name.size() + value.size();
+    total += name.size() + value.size() + kHeaderOverhead;
   }
   if (total > EventLimits::kHeaders) tooLong("headers", total, EventLimits::kHeaders);
+}
+
+/// Consumers refuse what is no JSON by a JSON content type, so it must not be written.
+void checkData(const Event& event, std::size_t maxPayload) {
+  const std::string& bytes = event.bytes();
+  if (bytes.size() > maxPayload) tooLong("data", bytes.size(), maxPayload);
+  if (!isJsonContentType(event.contentType())) return;
+  if (!event.isJson()) {
+    throw InvalidEvent(
+        "data", "is not JSON, which its content type '" + event.contentType() + "' says it is");
+  }
+  if (isTooDeep(bytes)) {
+    throw InvalidEvent("data", "is nested deeper than " + std::to_string(kJsonDepth) + " levels");
+  }
 }
 
 void checkTime(Event::Time time) {
@@ -84,6 +98,25 @@ void checkTime(Event::Time time) {
 }
 
 }  // namespace
+
+bool isTooDeep(std::string_view json) {
+  std::size_t depth = 0;
+  bool inText = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (inText) {
+      if (c == '\\') ++i;
+      if (c == '"') inText = false;
+    } else if (c == '"') {
+      inText = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kJsonDepth) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
+}
 
 bool isReservedHeader(std::string_view name) {
   return name.starts_with("x-") || name.starts_with("cloudEvents") ||
@@ -126,7 +159,7 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
   checkTrace(event);
   checkHeaders(event.headers());
   checkTime(event.time());
-  if (event.bytes().size() > maxPayload) tooLong("data", event.bytes().size(), maxPayload);
+  checkData(event, maxPayload);
 }
 
 }  // namespace pillion

@@ -12,6 +12,17 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
 /// Is this a header name that Pillion or the broker uses itself?
 bool isReservedHeader(std::string_view name);
 
+/// What a header takes on the wire beside its own bytes: two lengths and a kind (AMQP
+/// 0-9-1, 4.2.5.5).
+inline constexpr std::size_t kHeaderOverhead = 6;
+
+/// Deepest nesting that every consumer takes: deeper JSON is an attack on the parser.
+inline constexpr std::size_t kJsonDepth = 256;
+
+/// Is this JSON text nested deeper than kJsonDepth? Looks at brackets only, so that it can be asked
+/// before anything is parsed.
+bool isTooDeep(std::string_view json);
+
 /// Strictly UTF-8 (RFC 3629), without the NUL that PostgreSQL's text refuses.
 bool isUtf8Text(std::string_view text);
 

@@ -31,7 +31,7 @@ amqp::Message deadLetter(const amqp::Delivery& delivery, const DeadLetterReason&
   std::size_t total = 0;
   std::erase_if(copy.headers, [&](const auto& header) {
     if (header.first.starts_with("x-") || header.first.starts_with("pillion-dead-")) return true;
-    total += header.first.size() + header.second.size();
+    total += header.first.size() + header.second.size() + kHeaderOverhead;
     return total > EventLimits::kHeaders;
   });
   const auto add = [&](const char* name, std::string value) {

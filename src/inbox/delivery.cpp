@@ -5,9 +5,16 @@
 
 #include "amqp/message.hpp"
 #include "base/failpoint.hpp"
+#include "event/event_id.hpp"
+#include "event/timestamp.hpp"
 
 namespace pillion::inbox {
 namespace {
+
+std::string madeAt(const Event& event) {
+  const auto time = timeOfEventId(event.id());
+  return "the event's id was made at " + (time ? toRfc3339(*time) : "an unknown time");
+}
 
 /// The order of these lines is the order that makes it safe: the ack is last, and the id commits
 /// with the effects. A crash before the commit leaves nothing behind and the broker delivers again;
@@ -23,7 +30,7 @@ Outcome apply(const Job& job, const HandlerTable& handlers, Inbox& inbox,
   const Handler* handler = handlers.find(event.type());
   if (handler == nullptr) return Outcome::Ignored;
   if (!inbox.remembers(event.id())) {
-    deadLetters.send(job.delivery, {"outside-dedupe-window", "made at " + event.id(), 0});
+    deadLetters.send(job.delivery, {"outside-dedupe-window", madeAt(event), 0});
     return Outcome::DeadLettered;
   }
   const auto transaction = inbox.begin();

@@ -31,6 +31,7 @@ struct Checkpoint {
   bool cursorMoved = false;
   std::vector<Park> park;
   std::vector<std::int64_t> unpark;       // parked ids that were routed after all
+  std::vector<std::int64_t> refuse;       // parked ids that the broker will never take
   std::vector<std::int64_t> stillParked;  // parked ids that were tried in vain
 };
 

@@ -51,6 +51,16 @@ void unpark(pqxx::transaction_base& tx, const std::string& schema,
           {asArray(ids)});
 }
 
+void markRefused(pqxx::transaction_base& tx, const std::string& schema,
+                 const std::vector<std::int64_t>& ids) {
+  if (ids.empty()) return;
+  execute(tx,
+          inSchema("update {schema}.parked set reason = 'refused' where id ="
+                   " any($1::text::bigint[])",
+                   schema),
+          {asArray(ids)});
+}
+
 void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
                    const std::vector<std::int64_t>& ids) {
   if (ids.empty()) return;

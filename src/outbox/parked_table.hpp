@@ -18,6 +18,9 @@ namespace pillion::outbox {
 void park(pqxx::transaction_base& tx, const std::string& schema, const std::vector<Park>& events);
 void unpark(pqxx::transaction_base& tx, const std::string& schema,
             const std::vector<std::int64_t>& ids);
+/// They stay, and are no longer tried.
+void markRefused(pqxx::transaction_base& tx, const std::string& schema,
+                 const std::vector<std::int64_t>& ids);
 void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
                    const std::vector<std::int64_t>& ids);
 

@@ -119,6 +119,7 @@ bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
     if (!mine) return;
     park(tx, schema_, checkpoint.park);
     unpark(tx, schema_, checkpoint.unpark);
+    markRefused(tx, schema_, checkpoint.refuse);
     countAttempts(tx, schema_, checkpoint.stillParked);
     tx.commit();
     // Whoever gets a transaction id after ours gets his event ids after what we had seen.

@@ -71,7 +71,8 @@ bool healsByWaiting(const std::string& message) {
                                         "no pg_hba.conf entry",
                                         "is not permitted to log in",
                                         "permission denied for database",
-                                        "invalid port number",            "invalid integer value",
+                                        "invalid port number",
+                                        "invalid integer value",
                                         "server does not support SSL",
                                         "certificate verify failed"};
   for (const char* sign : kFinal) {

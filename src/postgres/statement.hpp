@@ -34,8 +34,8 @@ pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name
                              const Parameters& parameters);
 
 /// Makes sure that a savepoint is really there. libpqxx 6 sends SAVEPOINT with the first `exec` and
-/// not with `exec_params` or `exec_prepared`, which then run outside of it. Costs a round trip there,
-/// nothing with libpqxx 7.
+/// not with `exec_params` or `exec_prepared`, which then run outside of it. Costs a round trip
+/// there, nothing with libpqxx 7.
 void ensureBegun(pqxx::transaction_base& tx);
 
 /// The bytes of a bytea column, which arrives as `\x` and hexadecimal digits.

@@ -35,9 +35,9 @@ class Pipeline {
  public:
   explicit Pipeline(outbox::Cursor confirmed) : fetched_(confirmed), confirmed_(confirmed) {}
 
-  /// Takes the events of a page read from `fetched()`, in order; `after` is reached when all of them
-  /// are settled. `passed`: so many more were on the page and are dealt with already. A page without
-  /// any event only moves the cursor, which need not be written for it.
+  /// Takes the events of a page read from `fetched()`, in order; `after` is reached when all of
+  /// them are settled. `passed`: so many more were on the page and are dealt with already. A page
+  /// without any event only moves the cursor, which need not be written for it.
   void addPage(const outbox::Cursor& after, std::vector<ItemPtr> items, std::size_t passed = 0);
 
   /// Events read from the parked ones: they have no place in the log, and no page.

@@ -13,6 +13,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kStandbyPoll{200};
 constexpr milliseconds kFencePoll{250};
+constexpr milliseconds kSettled{1'000};
 constexpr milliseconds kDrainLimit{10'000};
 constexpr std::chrono::seconds kReclaimEvery{60};
 
@@ -44,13 +45,17 @@ void Session::open() {
     if (!error.retryable()) throw;
     databaseOutage_.began(error);
   }
+  if (!log_) return;
   try {
     // Only to find out now what an operator must mend; a relay that stands by holds no connection.
-    const amqp::Connection probe(options_.broker, "relay (check)");
+    openChannel();
+  } catch (const FenceHeld&) {
+    logger()->debug("the fence is held; that is for later");
   } catch (const Error& error) {
     if (!error.retryable()) throw;
     brokerOutage_.began(error);
   }
+  channel_.reset();
 }
 
 void Session::serve(const std::stop_token& stop) {
@@ -124,7 +129,6 @@ void Session::openChannel() {
   }
   channel->selectConfirms(options_.broker.exchange);
   channel_ = std::move(channel);
-  brokerOutage_.ended();
 }
 
 milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
@@ -132,7 +136,6 @@ milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
   try {
     openChannel();
     turn.useChannel(channel_.get());
-    brokerBackoff_.reset();
     runTurns(turn, stop);
     return retryIn;
   } catch (const DatabaseError&) {
@@ -142,16 +145,19 @@ milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
   } catch (const FenceHeld& held) {
     brokerOutage_.began(held);
     retryIn = kFencePoll;
+    turn.channelLost(held);
   } catch (const Error& error) {
     brokerOutage_.began(error);
     retryIn = std::min(brokerBackoff_.next(), options_.renewEvery);
+    turn.channelLost(error);
   }
   channel_.reset();
-  turn.useChannel(nullptr);
   return retryIn;
 }
 
 void Session::runTurns(Turn& turn, const std::stop_token& stop) {
+  const auto opened = now();
+  bool settled = false;
   while (!turn.finished() && !drainTimeIsOver()) {
     if (stop.stop_requested()) {
       if (!stopSince_) stopSince_ = now();
@@ -159,6 +165,13 @@ void Session::runTurns(Turn& turn, const std::stop_token& stop) {
     }
     if (wake_.take()) turn.lookNow();
     turn.run();
+    // A connection that breaks at the first message is no recovery: it must neither end the outage
+    // nor shorten the wait before the next attempt.
+    if (!settled && (turn.channelProven() || now() - opened > kSettled)) {
+      settled = true;
+      brokerOutage_.ended();
+      brokerBackoff_.reset();
+    }
     reclaimSpaceWhenDue();
   }
 }

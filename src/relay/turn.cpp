@@ -15,6 +15,13 @@ using std::chrono::milliseconds;
 constexpr std::size_t kBurst = 64;  // messages per corked write
 constexpr milliseconds kLongWait{1'000};
 
+/// Did the broker close the channel over what was sent on it? 406: larger than its
+/// max_message_size, and the like; 311: content too large (AMQP 0-9-1, section 1.2).
+bool isAboutAMessage(const Error& error) {
+  const auto* closed = dynamic_cast<const BrokerError*>(&error);
+  return closed != nullptr && (closed->replyCode() == 406 || closed->replyCode() == 311);
+}
+
 }  // namespace
 
 Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
@@ -59,14 +66,7 @@ bool Turn::publish() {
   if (blocked_ || !pipeline_.hasReady() || !windowHasRoom()) return false;
   while (pipeline_.hasReady() && windowHasRoom()) {
     channel_->beginBurst();
-    for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) {
-      if (tracker_.outstanding() == 0) lastWord_ = clock_.boot();
-      const Item& next = pipeline_.ready();
-      const std::uint64_t tag = channel_->publish(next.message);
-      inFlightBytes_ += next.bytes;
-      tracker_.sent(tag, pipeline_.take());
-      PILLION_FAILPOINT("relay.publishing");
-    }
+    for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) sendNext();
     channel_->endBurst();
   }
   return true;
@@ -81,7 +81,8 @@ bool Turn::confirm() {
 bool Turn::checkpoint() {
   const Boot now = clock_.boot();
   const bool changed = pipeline_.confirmedMoved() || !pending_.park.empty() ||
-                       !pending_.unpark.empty() || !pending_.stillParked.empty();
+                       !pending_.unpark.empty() || !pending_.refuse.empty() ||
+                       !pending_.stillParked.empty();
   const bool due = (changed && now - lastCheckpoint_ >= options_.checkpointEvery) ||
                    pending_.park.size() >= options_.pageEvents ||
                    now - lastRenewal_ >= options_.renewEvery;
@@ -108,12 +109,23 @@ bool Turn::finished() const {
 
 void Turn::useChannel(amqp::PublishChannel* channel) {
   channel_ = channel;
-  auto unknown = tracker_.takeAll();
-  counters_.repeated += unknown.size();
-  pipeline_.putBack(std::move(unknown));
-  inFlightBytes_ = 0;
   blocked_ = false;
   channelProven_ = false;
+}
+
+void Turn::channelLost(const Error& error) {
+  channel_ = nullptr;
+  inFlightBytes_ = 0;
+  auto unknown = tracker_.takeAll();
+  counters_.repeated += unknown.size();
+  if (!isAboutAMessage(error)) {
+    pipeline_.putBack(std::move(unknown));
+  } else if (unknown.size() == 1) {
+    parkRefused(std::move(unknown.front()), error.what());
+  } else {
+    oneByOne_ = unknown.size();
+    pipeline_.putBack(std::move(unknown));
+  }
 }
 
 bool Turn::fetchPage(Boot now) {
@@ -153,7 +165,9 @@ bool Turn::fetchParked(Boot now) {
   const auto due = unroutable_.due(now);
   if (!due) return false;
   // What was parked or routed since must be in the table before it is read.
-  if (!pending_.park.empty() || !pending_.unpark.empty()) writeCheckpoint();
+  if (!pending_.park.empty() || !pending_.unpark.empty() || !pending_.refuse.empty()) {
+    writeCheckpoint();
+  }
   auto rows = log_.fetchParked(due->type, due->limit);
   std::vector<ItemPtr> items;
   for (Row& row : rows) {
@@ -188,8 +202,40 @@ bool Turn::windowHasRoom() const {
   if (inFlight == 0) return true;
   // A new channel is tried with one message: a broker under a resource alarm takes it, says that it
   // blocks, and nothing hangs in its socket.
-  if (!channelProven_) return false;
+  if (!channelProven_ || oneByOne_ > 0) return false;
   return inFlight < options_.windowEvents && inFlightBytes_ < options_.windowBytes;
+}
+
+void Turn::sendNext() {
+  const Item& next = pipeline_.ready();
+  // Fetched before its type turned out to be unroutable: it joins the parked ones, so that it does
+  // not overtake them when a queue is bound this very moment.
+  if (!next.wasParked && unroutable_.contains(next.message.type)) {
+    pending_.park.push_back({next.id, "unroutable"});
+    pipeline_.settle(pipeline_.take());
+    return;
+  }
+  if (tracker_.outstanding() == 0) lastWord_ = clock_.boot();
+  try {
+    const std::uint64_t tag = channel_->publish(next.message);
+    inFlightBytes_ += next.bytes;
+    tracker_.sent(tag, pipeline_.take());
+  } catch (const amqp::MessageUnsendable& error) {
+    parkRefused(pipeline_.take(), error.what());
+    throw;
+  }
+  PILLION_FAILPOINT("relay.publishing");
+}
+
+void Turn::parkRefused(ItemPtr item, const std::string& why) {
+  logger()->error("event {} is parked as refused: {}", item->message.messageId, why);
+  if (item->wasParked) {
+    unroutable_.returned(item->message.type, clock_.boot());
+    pending_.refuse.push_back(item->id);
+  } else {
+    pending_.park.push_back({item->id, "refused"});
+  }
+  pipeline_.settle(std::move(item));
 }
 
 void Turn::handle(amqp::Incoming incoming) {
@@ -214,6 +260,7 @@ void Turn::handle(amqp::Incoming incoming) {
 void Turn::settle(Verdict verdict, ItemPtr item) {
   ++settled_;
   inFlightBytes_ -= item->bytes;
+  if (oneByOne_ > 0) --oneByOne_;
   switch (verdict) {
     case Verdict::Refused:
       ++counters_.nacked;

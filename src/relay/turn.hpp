@@ -37,9 +37,16 @@ class Turn {
   Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
        Counters& counters, const base::Clock& clock = base::systemClock());
 
-  /// A new channel, after the first one or a lost one: what was unconfirmed is unknown, goes back
-  /// to the front and is sent again.
+  /// A new channel, for the first time or after `channelLost`.
   void useChannel(amqp::PublishChannel* channel);
+
+  /// What was unconfirmed is unknown, goes back to the front and is sent again. When the broker
+  /// closed the channel over a message and only one was in flight, that one is parked as refused;
+  /// when more were, they are sent one by one: the culprit is found and the others get through.
+  void channelLost(const Error& error);
+
+  /// Has the broker confirmed anything on this channel?
+  [[nodiscard]] bool channelProven() const { return channelProven_; }
 
   /// One relay turn: wait, fetch, publish, confirm, checkpoint. Throws DatabaseError or
   /// BrokerError; after the first the object is useless, after the second `useChannel` is due.
@@ -71,9 +78,11 @@ class Turn {
   bool fetchParked(Boot now);
   std::chrono::milliseconds idleTime() const;
   bool windowHasRoom() const;
+  void sendNext();
   void handle(amqp::Incoming incoming);
   void settle(Verdict verdict, ItemPtr item);
   void settleUnroutable(ItemPtr item);
+  void parkRefused(ItemPtr item, const std::string& why);
   void retryLater(ItemPtr item);
   void readyAgain(Boot now);
   void requireProgress(Boot now) const;
@@ -98,6 +107,7 @@ class Turn {
   Boot lastWord_{0};  // when the broker last said anything while something was in flight
   std::uint64_t settled_ = 0;
   bool channelProven_ = false;  // at least one confirm came on this channel
+  std::size_t oneByOne_ = 0;    // so many events are sent alone: one of them may be the culprit
   bool blocked_ = false;
   bool finishing_ = false;
 };

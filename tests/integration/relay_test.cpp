@@ -90,7 +90,9 @@ void relayKilledAt(const std::string& failpoint, bool mustRepeat) {
   if (mustRepeat) CHECK(service.stats().duplicates > 0);
 }
 
-bool queueExistsFor(const std::string& queue) { return Servers::mq().queueExists(queue); }
+bool queueExistsFor(const std::string& queue) {
+  return Servers::mq().queueExists(queue);
+}
 
 }  // namespace
 
@@ -106,7 +108,8 @@ TEST_CASE("a relay killed between publish and confirm publishes again and the in
   relayKilledAt("relay.published=kill@3", true);
 }
 
-TEST_CASE("a relay killed between confirm and checkpoint publishes again and the inbox absorbs it") {
+TEST_CASE(
+    "a relay killed between confirm and checkpoint publishes again and the inbox absorbs it") {
   relayKilledAt("relay.confirmed=kill@2", true);
 }
 
@@ -118,7 +121,8 @@ TEST_CASE("a relay killed right after the checkpoint loses nothing") {
   relayKilledAt("relay.checkpointed=kill", false);
 }
 
-TEST_CASE("an unroutable event is not published, holds up no other, and goes out once it is bound") {
+TEST_CASE(
+    "an unroutable event is not published, holds up no other, and goes out once it is bound") {
   Setup setup;
   TestQueue bound(setup.exchange, "product.*");
   const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
@@ -153,7 +157,8 @@ TEST_CASE("parked events outlive the relay that parked them") {
     const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
     relay->start();
     setup.publisher->publish(Event("nobody.listens", {{"n", 1}}));
-    REQUIRE(eventually(10s, [&] { return readOutboxStatus(setup.database.options()).parked == 1; }));
+    REQUIRE(
+        eventually(10s, [&] { return readOutboxStatus(setup.database.options()).parked == 1; }));
   }
   TestQueue late(setup.exchange, "nobody.*");
   const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
@@ -212,7 +217,8 @@ TEST_CASE("a second relay stands by and takes over at once when the first is kil
   CHECK(second.terminate(10s) == 0);
 }
 
-TEST_CASE("a paused relay is replaced after its lease, and when it wakes up its checkpoint is refused") {
+TEST_CASE(
+    "a paused relay is replaced after its lease, and when it wakes up its checkpoint is refused") {
   Setup setup;
   JournalService service(setup.exchange);
   auto options = relayOptions(setup.database, setup.exchange);
@@ -220,9 +226,9 @@ TEST_CASE("a paused relay is replaced after its lease, and when it wakes up its 
   options.renewEvery = 500ms;
   options.broker.heartbeat = 2s;
   // The zombie stops itself with a window sent and unconfirmed.
-  auto zombie = startRelayProcess(setup.database, setup.exchange, "relay.published=stop@2",
-                                  {"--name", "zombie", "--lease-ms", "3000", "--renew-ms", "500",
-                                   "--heartbeat-s", "2"});
+  auto zombie = startRelayProcess(
+      setup.database, setup.exchange, "relay.published=stop@2",
+      {"--name", "zombie", "--lease-ms", "3000", "--renew-ms", "500", "--heartbeat-s", "2"});
   setup.publish(0, 200);
   const auto token = [&] { return readOutboxStatus(setup.database.options()).lanes.at(0).token; };
   REQUIRE(eventually(10s, [&] { return token() != 0; }));
@@ -273,6 +279,47 @@ TEST_CASE("events refused by a full queue are sent again and keep their order") 
   REQUIRE(eventually(10s, [&] { return drained(setup.database); }));
 }
 
+TEST_CASE(
+    "an event that the broker refuses among a thousand good ones is parked, the others go out") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  // 2 MB at most, as an operator might set it.
+  Servers::mq().eval("application:set_env(rabbit, max_message_size, 2000000)");
+  Servers::mq().eval("persistent_term:put(max_message_size, 2000000)");
+  setup.publish(0, 500);
+  setup.publisher->publish(Event("product.created", {{"text", std::string(3'000'000, 'x')}}));
+  setup.publish(500, 1'000);
+  const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
+  relay->start();
+  std::set<std::string> ids;
+  REQUIRE(eventually(60s, [&] {
+    for (const auto& message : queue.readFor(200ms)) ids.insert(message.messageId);
+    return ids.size() == 1'000;
+  }));
+  CHECK(eventually(10s, [&] {
+    return setup.database.query("select string_agg(reason, ',') from pillion.parked") == "refused";
+  }));
+  REQUIRE(eventually(10s, [&] { return readOutboxStatus(setup.database.options()).pending == 0; }));
+  Servers::mq().eval("application:set_env(rabbit, max_message_size, 134217728)");
+  Servers::mq().eval("persistent_term:put(max_message_size, 134217728)");
+}
+
+TEST_CASE("a header table that only SQL could write does not stop the relay") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  setup.database.execute(
+      "insert into pillion.outbox (event_id, type, source, time, content_type, headers, payload)"
+      " select gen_random_uuid(), 'a.b', 's', now(), 'application/json',"
+      " (select json_object_agg('h' || g, '') from generate_series(1, 20000) g), '{}'");
+  setup.publish(0, 3);
+  const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
+  relay->start();
+  CHECK(queue.read(3).size() == 3);
+  CHECK(eventually(10s, [&] {
+    return setup.database.query("select string_agg(reason, ',') from pillion.parked") == "invalid";
+  }));
+}
+
 TEST_CASE("a deleted exchange is declared again and nothing is lost") {
   Setup setup;
   JournalService before(setup.exchange);
@@ -303,7 +350,8 @@ TEST_CASE("the broker restarted under load loses nothing and repeats only what t
   CHECK(service.outOfOrder() == 0);
 }
 
-TEST_CASE("PostgreSQL killed under load loses no committed event and repeats only what is absorbed") {
+TEST_CASE(
+    "PostgreSQL killed under load loses no committed event and repeats only what is absorbed") {
   Setup setup;
   JournalService service(setup.exchange);
   const auto relay = Relay::create(relayOptions(setup.database, setup.exchange));
