@@ -6,12 +6,14 @@ endif()
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/pillion)
-set_target_properties(pillion_cli PROPERTIES EXPORT_NAME cli)
 # pillion::amqp is nobody's to link, but the static libraries of relay and inbox need it.
-install(TARGETS pillion_outbox pillion_amqp pillion_relay pillion_inbox pillion_all pillion_cli
+install(TARGETS pillion_outbox pillion_amqp pillion_relay pillion_inbox pillion_all
   EXPORT pillionTargets
-  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+if(TARGET pillion_cli)
+  set_target_properties(pillion_cli PROPERTIES EXPORT_NAME cli)
+  install(TARGETS pillion_cli EXPORT pillionTargets RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 install(EXPORT pillionTargets NAMESPACE pillion:: DESTINATION ${package_dir})
 
 configure_package_config_file(

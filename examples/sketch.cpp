@@ -13,6 +13,7 @@
 #include <pillion/pillion.hpp>
 #include <pqxx/pqxx>
 #include <string>
+#include <thread>
 
 using namespace pillion;
 
@@ -21,7 +22,6 @@ namespace {
 std::mutex mutex;
 std::condition_variable changed;
 int cached = 0;
-int stored = 0;
 
 void count(int& counter) {
   const std::lock_guard lock(mutex);
@@ -69,7 +69,6 @@ std::unique_ptr<EventConsumer> storeProducts() {
     /* writes join the inbox row's transaction */
     tx.exec_params("INSERT INTO product_cache (sku) VALUES ($1) ON CONFLICT DO NOTHING",
                    e.data().at("sku").get<std::string>());
-    count(stored);
   });
   // [consume]
   consumer->start();
@@ -96,9 +95,14 @@ int run(std::chrono::seconds limit) {
   const auto order = storeProducts();
   createProduct(connection, "SKETCH-2");
 
+  const auto end = std::chrono::steady_clock::now() + limit;
   std::unique_lock lock(mutex);
-  const bool arrived = changed.wait_for(lock, limit, [] { return cached >= 2 && stored >= 1; });
+  bool arrived = changed.wait_until(lock, end, [] { return cached >= 2; });
   lock.unlock();
+  while (order->stats().applied == 0 && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  arrived = arrived && order->stats().applied > 0;
   order->stop();  // when it returns, the handler's transaction has ended too
   pqxx::work tx{connection};
   const auto rows = tx.exec("SELECT sku FROM product_cache WHERE sku = 'SKETCH-2'");

@@ -1,5 +1,6 @@
 #include "amqp/message.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "event/event_check.hpp"
@@ -70,7 +71,8 @@ std::string firstOf(const std::string& a, const std::string& b) {
 
 Event::Time timeOf(const Message& message) {
   if (const auto time = fromRfc3339(attribute(message, "time"))) return *time;
-  return Event::Time(std::chrono::seconds(message.timestamp));
+  constexpr std::uint64_t kMost = 7'258'118'400;  // the year 2200, well inside what the clock holds
+  return Event::Time(std::chrono::seconds(std::min(message.timestamp, kMost)));
 }
 
 void copyOwnHeaders(Event& event, const Message& message) {

@@ -29,8 +29,10 @@ void throwStatus(int status, const std::string& doing) {
 
 void throwClose(const CloseReason& reason, const std::string& doing) {
   const std::string message = "RabbitMQ, " + doing + ": " + reason.text;
-  if (reason.code == kAccessRefused || reason.code == kPreconditionFailed ||
-      reason.code == kNotAllowed) {
+  if (reason.code == kAccessRefused) {
+    throw AccessRefused(message + "; grant the user the permission (docs/operating.md lists them)");
+  }
+  if (reason.code == kPreconditionFailed || reason.code == kNotAllowed) {
     throw ConfigError(message);
   }
   throw BrokerError(message, reason.code);

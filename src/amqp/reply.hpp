@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <pillion/error.hpp>
 #include <string>
 
 #include "amqp/library.hpp"
@@ -23,6 +24,12 @@ inline amqp_bytes_t toBytes(const std::string& text) {
 struct CloseReason {
   int code = 0;
   std::string text;
+};
+
+/// The broker's user lacks a right (403).
+class AccessRefused : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
 };
 
 /// From a channel.close or connection.close method; code 0 when it is neither.

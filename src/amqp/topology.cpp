@@ -2,6 +2,8 @@
 
 #include <pillion/error.hpp>
 
+#include "amqp/reply.hpp"
+
 namespace pillion::amqp {
 namespace {
 
@@ -33,6 +35,8 @@ QueueSpec queueSpec(const ConsumerTopology& topology) {
 void declareOrExplain(Connection& connection, const QueueSpec& queue) {
   try {
     connection.declareQueue(queue);
+  } catch (const AccessRefused&) {
+    throw;
   } catch (const ConfigError& error) {
     throw ConfigError(std::string(error.what()) +
                       "; use the queue's own settings, another queue name, or delete the queue");
@@ -41,10 +45,26 @@ void declareOrExplain(Connection& connection, const QueueSpec& queue) {
 
 }  // namespace
 
-void declare(Connection& connection, const ConsumerTopology& topology) {
-  if (!connection.exchangeExists(topology.exchange)) {
-    connection.declareTopicExchange(topology.exchange);
+void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing) {
+  if (declareMissing) {
+    try {
+      connection.declareTopicExchange(exchange);
+      return;
+    } catch (const AccessRefused&) {
+      // A user who may only publish: good enough when somebody else has made it. (Looking first
+      // would not do, a passive declaration does not compare the type.)
+      if (!connection.exchangeExists(exchange)) throw;
+      return;
+    }
   }
+  if (!connection.exchangeExists(exchange)) {
+    throw ConfigError("exchange '" + exchange +
+                      "' does not exist and declareTopology is off; ask the broker's operator");
+  }
+}
+
+void declare(Connection& connection, const ConsumerTopology& topology) {
+  ensureExchange(connection, topology.exchange, true);
   declareOrExplain(connection, deadLetterSpec(topology));
   declareOrExplain(connection, queueSpec(topology));
   for (const std::string& pattern : topology.patterns) {

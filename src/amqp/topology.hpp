@@ -18,6 +18,10 @@ struct ConsumerTopology {
   [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
 };
 
+/// Declares the durable topic exchange; where the user may not, or `declareMissing` is off, only
+/// looks for it. Throws ConfigError when it is not there or is of another type.
+void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing);
+
 /// Declares what is missing. Throws ConfigError that shows the difference when a queue of that name
 /// exists with other arguments.
 void declare(Connection& connection, const ConsumerTopology& topology);

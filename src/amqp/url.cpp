@@ -61,7 +61,10 @@ void readHost(Url& url, std::string_view authority) {
     auto rest = cut(authority, ']');
     if (!rest) invalid("no ']' after an IPv6 address");
     url.host = authority.substr(1);
-    if (rest->starts_with(':')) port = rest->substr(1);
+    if (url.host.empty() || !(rest->empty() || rest->starts_with(':'))) {
+      invalid("after an IPv6 address in brackets comes nothing or a port");
+    }
+    if (!rest->empty()) port = rest->substr(1);
   } else {
     port = cut(authority, ':');
     if (!authority.empty()) url.host = decoded(authority);
@@ -112,6 +115,9 @@ Url Url::parse(const std::string& text) {
   }
   readHost(url, rest);
   // "amqp://host/" is an empty vhost by the letter and the default one in everybody's mind.
+  if (path && path->find('@') != std::string_view::npos) {
+    invalid("an '@' behind the first slash; a slash in a password is written %2F");
+  }
   if (path && !path->empty()) url.vhost = decoded(*path);
   if (query) readQuery(url, *query);
   return url;

@@ -2,6 +2,7 @@
 
 #ifdef PILLION_FAILPOINTS
 
+#include <charconv>
 #include <csignal>
 #include <cstdlib>
 #include <map>
@@ -25,29 +26,32 @@ class InjectedError : public Error {
   [[nodiscard]] bool retryable() const noexcept override { return true; }
 };
 
+[[noreturn]] void refuse(const std::string& entry) {
+  throw ConfigError("failpoint '" + entry +
+                    "' is not of the form site=kill|stop|error|delay(milliseconds)[@passage]");
+}
+
 int numberIn(const std::string& text, const std::string& entry) {
-  try {
-    return std::stoi(text);
-  } catch (const std::exception&) {
-    throw ConfigError("failpoint '" + entry + "': not a number");
-  }
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size() || number < 1) refuse(entry);
+  return number;
 }
 
 std::pair<std::string, Site> parseEntry(const std::string& entry) {
   const auto equals = entry.find('=');
-  if (equals == std::string::npos) throw ConfigError("failpoint '" + entry + "': no '='");
+  if (equals == std::string::npos || equals == 0) refuse(entry);
   Site site;
   std::string action = entry.substr(equals + 1);
   if (const auto at = action.find('@'); at != std::string::npos) {
     site.onlyPassage = static_cast<std::uint64_t>(numberIn(action.substr(at + 1), entry));
     action.resize(at);
   }
-  if (const auto open = action.find('('); open != std::string::npos) {
-    site.argument = numberIn(action.substr(open + 1), entry);
-    action.resize(open);
-  }
-  if (action != "kill" && action != "stop" && action != "delay" && action != "error") {
-    throw ConfigError("failpoint '" + entry + "': unknown action");
+  if (action.starts_with("delay(") && action.ends_with(")")) {
+    site.argument = numberIn(action.substr(6, action.size() - 7), entry);
+    action = "delay";
+  } else if (action != "kill" && action != "stop" && action != "error") {
+    refuse(entry);
   }
   site.action = action;
   return {entry.substr(0, equals), site};

@@ -43,23 +43,6 @@ bool isLowerHex(std::string_view text) {
   return true;
 }
 
-/// W3C Trace Context 3.2.2: version "-" trace-id "-" parent-id "-" flags.
-void checkTrace(const Event& event) {
-  const std::string_view parent = event.traceparent();
-  if (!parent.empty()) {
-    const bool shaped = parent.size() == 55 && parent[2] == '-' && parent[35] == '-' &&
-                        parent[52] == '-' && isLowerHex(parent.substr(0, 2)) &&
-                        isLowerHex(parent.substr(3, 32)) && isLowerHex(parent.substr(36, 16)) &&
-                        isLowerHex(parent.substr(53, 2));
-    if (!shaped) {
-      throw InvalidEvent("traceparent", "is " + std::to_string(parent.size()) +
-                                            " bytes and not of the form 00-<32 hex>-<16 hex>-<2 "
-                                            "hex> (W3C Trace Context)");
-    }
-  }
-  checkText("tracestate", event.tracestate(), EventLimits::kTraceState);
-}
-
 void checkHeaders(const Event::Headers& headers) {
   std::size_t total = 0;
   for (const auto& [name, value] : headers) {
@@ -98,6 +81,22 @@ void checkTime(Event::Time time) {
 }
 
 }  // namespace
+
+/// W3C Trace Context 3.2.2: version "-" trace-id "-" parent-id "-" flags.
+void checkTrace(std::string_view parent, std::string_view state) {
+  if (!parent.empty()) {
+    const bool shaped = parent.size() == 55 && parent[2] == '-' && parent[35] == '-' &&
+                        parent[52] == '-' && isLowerHex(parent.substr(0, 2)) &&
+                        isLowerHex(parent.substr(3, 32)) && isLowerHex(parent.substr(36, 16)) &&
+                        isLowerHex(parent.substr(53, 2));
+    if (!shaped) {
+      throw InvalidEvent("traceparent", "is " + std::to_string(parent.size()) +
+                                            " bytes and not of the form 00-<32 hex>-<16 hex>-<2 "
+                                            "hex> (W3C Trace Context)");
+    }
+  }
+  checkText("tracestate", state, EventLimits::kTraceState);
+}
 
 bool isTooDeep(std::string_view json) {
   std::size_t depth = 0;
@@ -156,7 +155,7 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
   checkRequired("contentType", event.contentType());
   checkText("correlationId", event.correlationId(), EventLimits::kShortString);
   checkText("causationId", event.causationId(), EventLimits::kShortString);
-  checkTrace(event);
+  checkTrace(event.traceparent(), event.tracestate());
   checkHeaders(event.headers());
   checkTime(event.time());
   checkData(event, maxPayload);

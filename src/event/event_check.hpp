@@ -9,6 +9,9 @@ namespace pillion {
 /// field that breaks one. `source` is what will be written as the event's source.
 void checkEvent(const Event& event, std::string_view source, std::size_t maxPayload);
 
+/// Holds a trace to the form of W3C Trace Context; empty is none.
+void checkTrace(std::string_view traceparent, std::string_view tracestate);
+
 /// Is this a header name that Pillion or the broker uses itself?
 bool isReservedHeader(std::string_view name);
 

@@ -64,7 +64,12 @@ std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_v
   const std::string digits = std::string(uuid.substr(0, 8)) + std::string(uuid.substr(9, 4));
   std::uint64_t milliseconds = 0;
   std::from_chars(digits.data(), digits.data() + digits.size(), milliseconds, 16);
-  return std::chrono::system_clock::time_point(std::chrono::milliseconds(milliseconds));
+  using Time = std::chrono::system_clock::time_point;
+  // 48 bits of milliseconds reach further than the clock's nanoseconds: to the year 10889.
+  constexpr auto kMost =
+      std::chrono::floor<std::chrono::milliseconds>(Time::max().time_since_epoch()).count();
+  if (milliseconds > static_cast<std::uint64_t>(kMost)) return Time::max();
+  return Time(std::chrono::milliseconds(milliseconds));
 }
 
 }  // namespace pillion

@@ -1,7 +1,6 @@
 #include "event/timestamp.hpp"
 
 #include <array>
-#include <charconv>
 #include <cstdint>
 #include <cstdio>
 
@@ -18,8 +17,10 @@ using std::chrono::system_clock;
 std::optional<int> takeNumber(std::string_view& text, std::size_t width) {
   if (text.size() < width) return std::nullopt;
   int value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + width, value);
-  if (error != std::errc{} || end != text.data() + width || value < 0) return std::nullopt;
+  for (const char c : text.substr(0, width)) {
+    if (c < '0' || c > '9') return std::nullopt;
+    value = value * 10 + (c - '0');
+  }
   text.remove_prefix(width);
   return value;
 }
@@ -30,9 +31,10 @@ bool take(std::string_view& text, std::string_view anyOf) {
   return true;
 }
 
-microseconds takeFraction(std::string_view& text) {
+std::optional<microseconds> takeFraction(std::string_view& text) {
   microseconds fraction{0};
   if (!take(text, ".")) return fraction;
+  if (text.empty() || text.front() < '0' || text.front() > '9') return std::nullopt;
   std::int64_t unit = 100'000;
   while (!text.empty() && text.front() >= '0' && text.front() <= '9') {
     fraction += microseconds((text.front() - '0') * unit);
@@ -47,9 +49,9 @@ std::optional<std::chrono::minutes> takeOffset(std::string_view& text) {
   const bool west = !text.empty() && text.front() == '-';
   if (!take(text, "+-")) return std::nullopt;
   const auto hours = takeNumber(text, 2);
-  take(text, ":");
+  if (!take(text, ":")) return std::nullopt;
   const auto minutes = takeNumber(text, 2);
-  if (!hours || !minutes) return std::nullopt;
+  if (!hours || !minutes || *hours > 23 || *minutes > 59) return std::nullopt;
   const std::chrono::minutes offset(*hours * 60 + *minutes);
   return west ? -offset : offset;
 }
@@ -89,11 +91,14 @@ std::optional<system_clock::time_point> fromRfc3339(std::string_view text) {
   const std::chrono::year_month_day date{std::chrono::year(*year),
                                          std::chrono::month(static_cast<unsigned>(*month)),
                                          std::chrono::day(static_cast<unsigned>(*day))};
-  if (!offset || !text.empty() || !date.ok() || *hour > 23 || *minute > 59 || *second > 60) {
+  // The clock counts nanoseconds from 1677 to 2262.
+  if (*year < 1678 || *year > 2261) return std::nullopt;
+  if (!fraction || !offset || !text.empty() || !date.ok() || *hour > 23 || *minute > 59 ||
+      *second > 60) {
     return std::nullopt;
   }
   return system_clock::time_point(sys_days(date)) + std::chrono::hours(*hour) +
-         std::chrono::minutes(*minute) + std::chrono::seconds(*second) + fraction - *offset;
+         std::chrono::minutes(*minute) + std::chrono::seconds(*second) + *fraction - *offset;
 }
 
 }  // namespace pillion

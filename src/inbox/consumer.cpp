@@ -7,6 +7,7 @@
 #include <pillion/log.hpp>
 #include <thread>
 
+#include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
@@ -27,6 +28,9 @@ void require(bool holds, const std::string& problem) {
 
 void validate(const std::string& queue, const std::vector<std::string>& patterns,
               const ConsumerOptions& options) {
+  amqp::requireValid(options.broker);
+  require(options.retry.first > std::chrono::milliseconds(0),
+          "consumer option retry.first must be above zero");
   require(!queue.empty() && queue.size() <= kQueueName,
           "queue name of " + std::to_string(queue.size()) + " bytes: 1 to 250 are needed");
   require(!patterns.empty(), "consumer '" + queue + "' has no topic pattern to subscribe to");
@@ -78,6 +82,7 @@ EventConsumer::~EventConsumer() {
 std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
                                                      std::vector<std::string> patterns,
                                                      ConsumerOptions options) {
+  require(!service.empty() || !options.queue.empty(), "a consumer needs the name of its service");
   const std::string queue =
       options.queue.empty() ? service + "." + options.subscription : options.queue;
   validate(queue, patterns, options);

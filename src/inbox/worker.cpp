@@ -6,6 +6,8 @@
 #include <pillion/log.hpp>
 #include <utility>
 
+#include "postgres/connection.hpp"
+
 namespace pillion::inbox {
 namespace {
 
@@ -39,8 +41,6 @@ void Worker::open() {
 
 void Worker::openInbox() {
   inbox_ = std::make_unique<PostgresInbox>(options_.database, consumer_, options_.dedupeWindow);
-  outage_.ended();
-  outageBackoff_.reset();
 }
 
 void Worker::serve(const std::stop_token& stop) {
@@ -61,12 +61,15 @@ void Worker::finish(const Job& job, const std::stop_token& stop) {
 bool Worker::attempt(const Job& job, Progress& progress, const std::stop_token& stop) {
   try {
     count(progress.giveUp ? giveUp(job, *progress.giveUp) : handle(job));
-    outage_.ended();
+    allIsWell();
     return true;
   } catch (const RejectEvent& rejected) {
-    progress.giveUp = {"rejected", rejected.what(), progress.failures + 1};
+    allIsWell();
+    ++counters_.failed;
+    progress.giveUp = {"rejected", postgres::firstLine(rejected.what()), progress.failures + 1};
     return false;
   } catch (const HandlerFailed& failed) {
+    allIsWell();
     noteFailure(job, progress, failed.what());
     if (!progress.giveUp) pause(retryBackoff_.next(), stop);
     return false;
@@ -81,6 +84,11 @@ bool Worker::attempt(const Job& job, Progress& progress, const std::stop_token& 
   }
   pause(outageBackoff_.next(), stop);
   return false;
+}
+
+void Worker::allIsWell() {
+  outage_.ended();
+  outageBackoff_.reset();
 }
 
 Outcome Worker::handle(const Job& job) {

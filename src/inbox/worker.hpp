@@ -53,6 +53,9 @@ class Worker {
   Outcome handle(const Job& job);
   Outcome giveUp(const Job& job, const DeadLetterReason& reason);
   void noteFailure(const Job& job, Progress& progress, const std::string& error);
+  /// The database did what it was asked: only that ends an outage, not a connection that was
+  /// opened.
+  void allIsWell();
   void count(Outcome outcome);
   void forgetOldWhenDue();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);

@@ -30,7 +30,9 @@ Snapshot Snapshot::parse(std::string_view text) {
   takeMark(text, ':');
   while (!text.empty()) {
     snapshot.inProgress.push_back(takeNumber(text));
-    if (!text.empty()) takeMark(text, ',');
+    if (text.empty()) break;
+    takeMark(text, ',');
+    if (text.empty()) throw Error("not a pg_snapshot");
   }
   return snapshot;
 }

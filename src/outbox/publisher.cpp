@@ -73,7 +73,17 @@ struct EventPublisher::State {
   std::mutex ownMutex;
   std::unique_ptr<pqxx::connection> own;  // guarded by ownMutex
 
-  void check(const Event& event) const { checkEvent(event, sourceOf(event), options.maxPayload); }
+  /// Checks all before anything is sent. Returns the traces to be written.
+  [[nodiscard]] std::vector<TraceContext> check(std::span<const Event> events) const {
+    std::vector<TraceContext> traces;
+    traces.reserve(events.size());
+    for (const Event& event : events) {
+      checkEvent(event, sourceOf(event), options.maxPayload);
+      traces.push_back(traceOf(event));
+      checkTrace(traces.back().traceparent, traces.back().tracestate);
+    }
+    return traces;
+  }
 
   [[nodiscard]] const std::string& sourceOf(const Event& event) const {
     return event.source().empty() ? source : event.source();
@@ -84,10 +94,11 @@ struct EventPublisher::State {
     return {event.traceparent(), event.tracestate()};
   }
 
-  void insert(Transaction& tx, std::span<const Event> events) {
+  void insert(Transaction& tx, std::span<const Event> events,
+              std::span<const TraceContext> traces) {
     postgres::Parameters parameters;
-    for (const Event& event : events) {
-      outbox::addInsertParameters(parameters, event, sourceOf(event), traceOf(event));
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      outbox::addInsertParameters(parameters, events[i], sourceOf(events[i]), traces[i]);
     }
     if (options.preparedStatements) {
       const std::string name = prepared.prepare(tx.conn(), schema, events.size());
@@ -98,20 +109,22 @@ struct EventPublisher::State {
   }
 
   /// Pieces in the prepared sizes, greedily.
-  void insertAll(Transaction& tx, std::span<const Event> events) {
+  void insertAll(Transaction& tx, std::span<const Event> events,
+                 std::span<const TraceContext> traces) {
     for (const std::size_t size : outbox::kInsertSizes) {
       while (events.size() >= size) {
-        insert(tx, events.first(size));
+        insert(tx, events.first(size), traces.first(size));
         events = events.subspan(size);
+        traces = traces.subspan(size);
       }
     }
   }
 
-  void publishAlone(const Event& event) {
+  void publishAlone(const Event& event, std::span<const TraceContext> trace) {
     if (!own) own = postgres::connect(options.database, "publisher");
     postgres::guarded("writing an event", [&] {
       pqxx::work tx{*own};
-      insert(tx, std::span(&event, 1));
+      insert(tx, std::span(&event, 1), trace);
       tx.commit();
     });
   }
@@ -143,23 +156,23 @@ void EventPublisher::publish(Transaction& tx, const Event& event) const {
 }
 
 void EventPublisher::publish(Transaction& tx, std::span<const Event> events) const {
-  for (const Event& event : events) state_->check(event);
-  state_->insertAll(tx, events);
+  const auto traces = state_->check(events);
+  state_->insertAll(tx, events, traces);
 }
 
 void EventPublisher::publish(const Event& event) const {
-  state_->check(event);
+  const auto trace = state_->check(std::span(&event, 1));
   {
     const std::scoped_lock lock(state_->ownMutex);
     const bool mayBeStale = state_->own != nullptr;
     try {
-      state_->publishAlone(event);
+      state_->publishAlone(event, trace);
     } catch (const Error& error) {
       if (error.connectionLost()) state_->own.reset();
       // A connection that idled may have died long ago: that says nothing about the server now.
       // What is in doubt is the caller's to decide.
       if (!mayBeStale || !error.connectionLost() || error.outcomeInDoubt()) throw;
-      state_->publishAlone(event);
+      state_->publishAlone(event, trace);
     }
   }
   if (state_->options.onCommitted) state_->options.onCommitted();

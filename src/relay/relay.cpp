@@ -7,6 +7,7 @@
 #include <pillion/log.hpp>
 #include <thread>
 
+#include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
 #include "base/wake_event.hpp"
 #include "postgres/connection.hpp"
@@ -22,6 +23,7 @@ void requirePositive(bool positive, const char* field) {
 
 void validate(const RelayOptions& options) {
   using std::chrono::milliseconds;
+  amqp::requireValid(options.broker);
   requirePositive(options.windowEvents > 0, "windowEvents");
   requirePositive(options.windowBytes > 0, "windowBytes");
   requirePositive(options.pageEvents > 0, "pageEvents");
@@ -29,6 +31,7 @@ void validate(const RelayOptions& options) {
   requirePositive(options.pollFirst > milliseconds(0), "pollFirst");
   requirePositive(options.checkpointEvery > milliseconds(0), "checkpointEvery");
   requirePositive(options.renewEvery > milliseconds(0), "renewEvery");
+  requirePositive(options.unroutableFirst > milliseconds(0), "unroutableFirst");
   if (options.lease < milliseconds(3'000) || options.lease < 3 * options.renewEvery) {
     throw ConfigError("relay option lease is " + std::to_string(options.lease.count()) +
                       " ms; at least 3000 and three times renewEvery are needed");

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <pillion/log.hpp>
 
+#include "amqp/topology.hpp"
+
 namespace pillion::relay {
 namespace {
 
@@ -120,13 +122,7 @@ void Session::openChannel() {
   if (options_.fence && !channel->holdExclusiveQueue("pillion.fence." + log_->identity())) {
     throw FenceHeld();
   }
-  if (!channel->exchangeExists(options_.broker.exchange)) {
-    if (!options_.broker.declareTopology) {
-      throw ConfigError("exchange '" + options_.broker.exchange +
-                        "' does not exist; create it, or allow declareTopology");
-    }
-    channel->declareTopicExchange(options_.broker.exchange);
-  }
+  amqp::ensureExchange(*channel, options_.broker.exchange, options_.broker.declareTopology);
   channel->selectConfirms(options_.broker.exchange);
   channel_ = std::move(channel);
 }

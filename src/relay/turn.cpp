@@ -137,10 +137,6 @@ bool Turn::fetchPage(Boot now) {
   items.reserve(page.rows.size());
   for (Row& row : page.rows) {
     const std::int64_t id = row.id;
-    if (unroutable_.contains(row.type)) {
-      pending_.park.push_back({id, "unroutable"});
-      continue;
-    }
     auto item = itemFrom(std::move(row));
     if (auto* ready = std::get_if<ItemPtr>(&item)) {
       items.push_back(std::move(*ready));
@@ -171,9 +167,17 @@ bool Turn::fetchParked(Boot now) {
   auto rows = log_.fetchParked(due->type, due->limit);
   std::vector<ItemPtr> items;
   for (Row& row : rows) {
+    const std::int64_t id = row.id;
     auto item = itemFrom(std::move(row));
-    if (auto* ready = std::get_if<ItemPtr>(&item)) items.push_back(std::move(*ready));
+    if (auto* ready = std::get_if<ItemPtr>(&item)) {
+      items.push_back(std::move(*ready));
+    } else {
+      pending_.refuse.push_back(id);
+    }
   }
+  // None that can be sent, but some that can not: those are set aside first, then it is asked
+  // again.
+  if (items.empty() && !pending_.refuse.empty()) return false;
   unroutable_.reading(due->type, items.size());
   for (ItemPtr& item : items) pipeline_.addParked(std::move(item));
   return !items.empty();
@@ -203,7 +207,8 @@ bool Turn::windowHasRoom() const {
   // A new channel is tried with one message: a broker under a resource alarm takes it, says that it
   // blocks, and nothing hangs in its socket.
   if (!channelProven_ || oneByOne_ > 0) return false;
-  return inFlight < options_.windowEvents && inFlightBytes_ < options_.windowBytes;
+  return inFlight < options_.windowEvents &&
+         inFlightBytes_ + pipeline_.ready().bytes <= options_.windowBytes;
 }
 
 void Turn::sendNext() {
@@ -212,6 +217,12 @@ void Turn::sendNext() {
   // not overtake them when a queue is bound this very moment.
   if (!next.wasParked && unroutable_.contains(next.message.type)) {
     pending_.park.push_back({next.id, "unroutable"});
+    pipeline_.settle(pipeline_.take());
+    return;
+  }
+  // An older one of this batch has come back once more: the others stay behind it.
+  if (next.wasParked && unroutable_.anyReturned(next.message.type)) {
+    unroutable_.returned(next.message.type, clock_.boot());
     pipeline_.settle(pipeline_.take());
     return;
   }

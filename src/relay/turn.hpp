@@ -77,6 +77,7 @@ class Turn {
   bool fetchPage(Boot now);
   bool fetchParked(Boot now);
   std::chrono::milliseconds idleTime() const;
+  /// For the next ready event; needs one.
   bool windowHasRoom() const;
   void sendNext();
   void handle(amqp::Incoming incoming);

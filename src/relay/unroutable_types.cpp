@@ -44,6 +44,10 @@ void UnroutableTypes::reading(const std::string& type, std::size_t events) {
   entry->second.anyReturned = false;
 }
 
+bool UnroutableTypes::anyReturned(const std::string& type) const {
+  return types_.at(type).anyReturned;
+}
+
 void UnroutableTypes::routed(const std::string& type) {
   Route& route = types_.at(type);
   --route.onTheirWay;

@@ -36,7 +36,9 @@ class UnroutableTypes {
 
   /// So many parked events of the type are on their way; none: it is no longer unroutable.
   void reading(const std::string& type, std::size_t events);
-  /// One of them was routed, or returned once more.
+  /// Has any of those read last been returned?
+  [[nodiscard]] bool anyReturned(const std::string& type) const;
+  /// One of them was routed, or returned once more (or kept back because an older one was).
   void routed(const std::string& type);
   void returned(const std::string& type, Boot now);
 

@@ -29,7 +29,9 @@ Servers& Servers::instance() {
   return *holder();
 }
 
-void Servers::shutDown() { holder().reset(); }
+void Servers::shutDown() {
+  holder().reset();
+}
 
 std::string uniqueName(const std::string& prefix) {
   static std::atomic<int> counter{0};
@@ -65,7 +67,10 @@ TestQueue::TestQueue(const std::string& exchange, const std::string& pattern)
     : name_(uniqueName("queue")),
       connection_(std::make_unique<amqp::Connection>(brokerOptions(exchange), "test")) {
   if (!connection_->exchangeExists(exchange)) connection_->declareTopicExchange(exchange);
-  connection_->declareQueue({.name = name_, .exclusive = false, .textArguments = {{"x-queue-type", "quorum"}}, .numberArguments = {}});
+  connection_->declareQueue({.name = name_,
+                             .exclusive = false,
+                             .textArguments = {{"x-queue-type", "quorum"}},
+                             .numberArguments = {}});
   connection_->bindQueue(name_, exchange, pattern);
   connection_->consume(name_, 1000);
 }

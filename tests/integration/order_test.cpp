@@ -114,7 +114,8 @@ void collect(TestQueue& queue, Seen& seen, std::size_t expected) {
 
 }  // namespace
 
-TEST_CASE("per-key order holds with ten writers on a hundred keys, rollbacks, savepoints, early ids") {
+TEST_CASE(
+    "per-key order holds with ten writers on a hundred keys, rollbacks, savepoints, early ids") {
   Workload workload;
   TestQueue queue(workload.exchange);
   auto options = relayOptions(workload.database, workload.exchange);
@@ -137,8 +138,7 @@ TEST_CASE("per-key order and completeness hold while relays are killed again and
   std::mt19937 random(99);
   for (int kill = 0; kill < 12; ++kill) {
     auto relay = startRelayProcess(workload.database, workload.exchange,
-                                   "relay.publishing=kill@" +
-                                       std::to_string(20 + random() % 200));
+                                   "relay.publishing=kill@" + std::to_string(20 + random() % 200));
     relay.waitFor(10s);
     relay.signal(SIGKILL);
     relay.waitFor(5s);

@@ -55,7 +55,8 @@ TEST_CASE("a rolled-back transaction publishes nothing, a committed one its even
   CHECK(setup.relay->stats().published == 1);
 }
 
-TEST_CASE("an event that commits late, with a lower id than one already published, is not skipped") {
+TEST_CASE(
+    "an event that commits late, with a lower id than one already published, is not skipped") {
   Setup setup;
   setup.relay->start();
   auto slow = setup.database.connect();
@@ -120,8 +121,9 @@ TEST_CASE("a transaction prepared for two-phase commit is published when it is c
   {
     pqxx::nontransaction raw{connection};
     raw.exec("begin");
-    raw.exec("insert into pillion.outbox (event_id, type, source, time, content_type, payload)"
-             " values (gen_random_uuid(), 'a.b', 's', now(), 'application/json', '{\"n\":7}')");
+    raw.exec(
+        "insert into pillion.outbox (event_id, type, source, time, content_type, payload)"
+        " values (gen_random_uuid(), 'a.b', 's', now(), 'application/json', '{\"n\":7}')");
     raw.exec("prepare transaction 'later'");
   }
   setup.publisher->publish(created(8));
@@ -275,9 +277,10 @@ TEST_CASE("publish(event) survives the loss of its idle connection") {
 TEST_CASE("the database itself refuses a row that no publisher would write") {
   Setup setup;
   const auto insert = [&](const std::string& type, const std::string& key) {
-    setup.database.execute("insert into pillion.outbox (event_id, type, source, key, time,"
-                           " content_type, payload) values (gen_random_uuid(), " +
-                           type + ", 's', " + key + ", now(), 'application/json', '{}')");
+    setup.database.execute(
+        "insert into pillion.outbox (event_id, type, source, key, time,"
+        " content_type, payload) values (gen_random_uuid(), " +
+        type + ", 's', " + key + ", now(), 'application/json', '{}')");
   };
   CHECK_NOTHROW(insert("'a.b'", "'k'"));
   CHECK_THROWS(insert("repeat('a', 256)", "'k'"));

@@ -42,14 +42,13 @@ struct TlsBroker {
   support::TemporaryDirectory directory;
   Certificates certificates{directory / "tls"};
   int port = support::freePort();
-  support::RabbitServer server{directory / "rabbit",
-                               {.config = "listeners.ssl.1 = 127.0.0.1:" + std::to_string(port) +
-                                          "\nssl_options.cacertfile = " + certificates.path("ca.pem") +
-                                          "\nssl_options.certfile = " +
-                                          certificates.path("server.pem") +
-                                          "\nssl_options.keyfile = " +
-                                          certificates.path("server.key") + "\n",
-                                .nodeName = "tls"}};
+  support::RabbitServer server{
+      directory / "rabbit",
+      {.config = "listeners.ssl.1 = 127.0.0.1:" + std::to_string(port) +
+                 "\nssl_options.cacertfile = " + certificates.path("ca.pem") +
+                 "\nssl_options.certfile = " + certificates.path("server.pem") +
+                 "\nssl_options.keyfile = " + certificates.path("server.key") + "\n",
+       .nodeName = "tls"}};
 
   [[nodiscard]] BrokerOptions options(const std::string& host, const std::string& ca) const {
     BrokerOptions broker;
@@ -62,7 +61,8 @@ struct TlsBroker {
 
 }  // namespace
 
-TEST_CASE("TLS to the broker is verified: the right authority and name work, all else fails closed") {
+TEST_CASE(
+    "TLS to the broker is verified: the right authority and name work, all else fails closed") {
   static const TlsBroker broker;  // one for all subcases: it takes seconds to start
   SUBCASE("an event travels through TLS") {
     TestDatabase database;
@@ -85,7 +85,8 @@ TEST_CASE("TLS to the broker is verified: the right authority and name work, all
     CHECK(std::get<amqp::Delivery>(*incoming).message.body.size() > 300'000);
   }
   SUBCASE("an unknown authority is refused") {
-    CHECK_THROWS_AS(amqp::Connection(broker.options("localhost", "other.pem"), "test"), ConfigError);
+    CHECK_THROWS_AS(amqp::Connection(broker.options("localhost", "other.pem"), "test"),
+                    ConfigError);
   }
   SUBCASE("another host name than the certificate's is refused") {
     CHECK_THROWS_AS(amqp::Connection(broker.options("127.0.0.1", "ca.pem"), "test"), ConfigError);

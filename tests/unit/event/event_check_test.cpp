@@ -142,15 +142,38 @@ TEST_CASE("header values are UTF-8, and a refused one is not in the message") {
   CHECK_FALSE(fieldRefused(valid().setHeader("n", std::string("a\0", 2))).empty());
 }
 
-TEST_CASE("all header names and values together hold 64 KiB and not one byte more") {
+TEST_CASE("all headers together take 64 KiB as they are encoded and not one byte more") {
   Event event = valid();
-  event.setHeader("a", std::string(32'767, 'x')).setHeader("b", std::string(32'767, 'x'));
+  const std::string half(32'768 - 1 - kHeaderOverhead, 'x');
+  event.setHeader("a", half).setHeader("b", half);
   CHECK(fieldRefused(event).empty());
-  event.setHeader("b", std::string(32'768, 'x'));
+  event.setHeader("b", half + 'x');
   const auto text = test::textThrown<InvalidEvent>([&] { check(event); });
   CHECK(test::has(text, "'headers'"));
   CHECK(test::has(text, "65537"));
   CHECK(test::has(text, "65536"));
+}
+
+TEST_CASE("very many small headers are refused by what they take on the wire") {
+  Event event = valid();
+  for (int i = 0; i < 10'000; ++i) event.setHeader("h" + std::to_string(i), "");
+  CHECK(fieldRefused(event) == "headers");
+}
+
+TEST_CASE("bytes that are said to be JSON must be JSON of at most 256 levels") {
+  const auto json = [](std::string bytes) {
+    return Event::ofBytes("t", std::move(bytes), "application/json");
+  };
+  CHECK(fieldRefused(json("[1]")).empty());
+  CHECK(fieldRefused(json("")) == "data");
+  CHECK(fieldRefused(json("[")) == "data");
+  CHECK(fieldRefused(json(std::string(256, '[') + std::string(256, ']'))).empty());
+  CHECK(fieldRefused(json(std::string(257, '[') + std::string(257, ']'))) == "data");
+  CHECK(fieldRefused(Event::ofBytes("t", "[", "text/plain")).empty());
+  nlohmann::json deep = 1;
+  for (int i = 0; i < 256; ++i) deep = nlohmann::json::array({deep});
+  CHECK(fieldRefused(Event("t", deep)).empty());
+  CHECK(fieldRefused(Event("t", nlohmann::json::array({deep}))) == "data");
 }
 
 TEST_CASE("header names that the broker, CloudEvents or Pillion use are refused") {

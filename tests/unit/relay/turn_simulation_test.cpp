@@ -41,7 +41,8 @@ class Simulation {
       if (random_.oneIn(150)) begin();  // the process died: only what was saved is left
       try {
         turn_->run();
-      } catch (const BrokerError&) {
+      } catch (const BrokerError& error) {
+        turn_->channelLost(error);
         connect();
       }
     }
@@ -51,7 +52,7 @@ class Simulation {
     std::set<std::string> arrived(broker_.routed.begin(), broker_.routed.end());
     for (const Row& row : log_.rows) {
       const bool parked = log_.parked.contains(row.id);
-      const bool heard = row.type != "lonely" && row.headers.empty();
+      const bool heard = row.type != "lonely" && row.type != "huge" && row.headers.empty();
       CAPTURE(row.id);
       CHECK(parked == !heard);
       CHECK(arrived.contains(row.eventId) == heard);
@@ -78,12 +79,22 @@ class Simulation {
       if (!last && random_.oneIn(20)) {
         log_.addBad("a");
       } else {
-        log_.add(last ? "a" : random_.oneIn(8) ? "lonely" : random_.oneIn(2) ? "a" : "b", key);
+        log_.add(last ? "a" : anyType(), key);
       }
     }
   }
 
+  std::string anyType() {
+    if (random_.oneIn(8)) return "lonely";
+    if (random_.oneIn(20)) return "huge";
+    return random_.oneIn(2) ? "a" : "b";
+  }
+
   Answer decide(const amqp::Message& message) {
+    if (message.type == "huge") {
+      channel_->lose(406);  // above max_message_size
+      return Answer::Silence;
+    }
     if (random_.oneIn(40)) channel_->lose();
     if (random_.oneIn(10)) return Answer::Nack;
     return message.type == "lonely" ? Answer::Return : Answer::Route;

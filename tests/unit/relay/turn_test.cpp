@@ -47,6 +47,32 @@ class Bench {
     for (int i = 0; i < count; ++i) turn->run();
   }
 
+  /// The channel is gone, as the turn will notice, and a new one takes its place.
+  void reconnect(int replyCode = 0) {
+    channel->lose(replyCode);
+    try {
+      turn->run();
+      FAIL("the lost channel was not noticed");
+    } catch (const BrokerError& error) {
+      turn->channelLost(error);
+    }
+    connect();
+  }
+
+  /// Turns for so long on the bench's clock, over as many channels as it takes.
+  void runThroughLosses(std::chrono::nanoseconds duration) {
+    const auto end = clock.boot() + duration;
+    for (int i = 0; clock.boot() < end; ++i) {
+      REQUIRE(i < 100'000);  // else it is busy without end
+      try {
+        turn->run();
+      } catch (const BrokerError& error) {
+        turn->channelLost(error);
+        connect();
+      }
+    }
+  }
+
   /// Turns for so long on the bench's clock.
   void runFor(std::chrono::nanoseconds duration) {
     const auto end = clock.boot() + duration;
@@ -231,6 +257,17 @@ TEST_CASE("an event that was read before its type proved unroutable does not ove
   CHECK(bench.broker.routed == Ids{"e1", "e2"});
 }
 
+TEST_CASE("a parked event that is returned once more is not overtaken by the next parked one") {
+  Bench bench;
+  for (int i = 0; i < 3; ++i) bench.log.addParked("lonely", "k");
+  bench.broker.answer = [returns = 1](const amqp::Message& message) mutable {
+    return message.messageId == "e2" && returns-- > 0 ? Answer::Return : Answer::Route;
+  };
+  bench.start();
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e1", "e2", "e3"});
+}
+
 TEST_CASE("a row that can be no message among the parked ones does not keep the others there") {
   Bench bench;
   bench.log.addParked("lonely");
@@ -281,11 +318,9 @@ TEST_CASE("what was unconfirmed when the channel was lost is sent again first, i
   bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
   bench.runFor(100ms);
   CHECK(bench.broker.sent.size() == 7);
-  bench.channel->lose();
-  CHECK_THROWS_AS(bench.turn->run(), BrokerError);
   bench.log.add("t");
   bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
-  bench.connect();
+  bench.reconnect();
   bench.runFor(2s);
   CHECK(bench.broker.routed == Ids{"e1", "e2", "e3", "e4", "e5", "e6", "e7", "e8"});
   CHECK(bench.counters.repeated == 3);
@@ -295,19 +330,83 @@ TEST_CASE("what was unconfirmed when the channel was lost is sent again first, i
 TEST_CASE("a channel that is lost while publishing loses and doubles nothing") {
   Bench bench;
   for (int i = 0; i < 6; ++i) bench.log.add("t");
-  bench.broker.answer = [&](const amqp::Message& message) {
-    if (message.messageId == "e3") bench.channel->lose();
+  bench.broker.answer = [&, losses = 1](const amqp::Message& message) mutable {
+    if (message.messageId == "e3" && losses-- > 0) bench.channel->lose();
     return Answer::Route;
   };
   bench.start();
-  CHECK_THROWS_AS(bench.turns(50), BrokerError);
-  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
-  bench.connect();
-  bench.untilCheckpoints(1);
+  bench.runThroughLosses(2s);
   CHECK(bench.log.saved.lastId == 6);
+  CHECK(bench.log.parked.empty());
   CHECK(bench.broker.routed.front() == "e1");
   CHECK(bench.broker.routed.back() == "e6");
   CHECK(bench.counters.published == 6);
+}
+
+TEST_CASE("an event over which the broker closes the channel is parked, all others get through") {
+  Bench bench;
+  for (int i = 0; i < 9; ++i) bench.log.add(i == 5 ? "huge" : "t", i % 2 == 0 ? "k" : "");
+  bench.broker.answer = [&](const amqp::Message& message) {
+    if (message.type != "huge") return Answer::Route;
+    bench.channel->lose(406);
+    return Answer::Silence;
+  };
+  bench.start();
+  bench.runThroughLosses(5s);
+  REQUIRE(bench.log.parked.size() == 1);
+  CHECK(bench.log.parked.at(6).reason == "refused");
+  CHECK(bench.log.saved.lastId == 9);
+  CHECK(bench.counters.published == 8);
+  CHECK(std::ranges::count(bench.broker.sent, "e6") == 2);
+}
+
+TEST_CASE("a lost channel without the broker's complaint parks nothing") {
+  Bench bench;
+  bench.log.add("t");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  for (const int code : {0, 320, 541, 404}) {
+    bench.turns(3);
+    bench.reconnect(code);
+  }
+  CHECK(bench.log.parked.empty());
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(2s);
+  CHECK(bench.broker.routed == Ids{"e1"});
+}
+
+TEST_CASE("a message that cannot be put on the wire is parked as refused, and the next is sent") {
+  Bench bench;
+  bench.log.add("t");
+  bench.log.add("unsendable", "k");
+  bench.log.add("t", "k");
+  bench.broker.answer = [](const amqp::Message& message) -> Answer {
+    if (message.type == "unsendable") throw amqp::MessageUnsendable("table too big");
+    return Answer::Route;
+  };
+  bench.start();
+  bench.runThroughLosses(2s);
+  CHECK(bench.broker.routed.back() == "e3");
+  REQUIRE(bench.log.parked.contains(2));
+  CHECK(bench.log.parked.at(2).reason == "refused");
+  CHECK(bench.log.saved.lastId == 3);
+}
+
+TEST_CASE("a parked event that the broker refuses is no longer tried, those behind it are") {
+  Bench bench;
+  bench.log.addParked("lonely");
+  bench.log.addParked("lonely");
+  bench.broker.answer = [&](const amqp::Message& message) {
+    if (message.messageId != "e1") return Answer::Route;
+    bench.channel->lose(406);
+    return Answer::Silence;
+  };
+  bench.start();
+  bench.runThroughLosses(60s);
+  CHECK(bench.broker.routed == Ids{"e2"});
+  REQUIRE(bench.log.parked.size() == 1);
+  CHECK(bench.log.parked.at(1).reason == "refused");
+  CHECK(std::ranges::count(bench.broker.sent, "e1") == 1);
 }
 
 TEST_CASE("a new channel is tried with one message first") {
@@ -320,7 +419,7 @@ TEST_CASE("a new channel is tried with one message first") {
   bench.channel->say(amqp::Confirm{1, false, true});
   bench.turns(3);
   CHECK(bench.broker.sent.size() == 10);
-  bench.connect();
+  bench.reconnect();
   bench.runFor(1s);
   CHECK(bench.broker.sent.size() == 11);
   CHECK(bench.broker.sent.back() == "e2");
@@ -497,7 +596,7 @@ TEST_CASE("a relay that finishes fetches nothing more, and is finished when all 
 TEST_CASE("without a channel the turn still renews its lease by time") {
   Bench bench;
   bench.start();
-  bench.turn->useChannel(nullptr);
+  bench.turn->channelLost(BrokerError("the channel is lost"));
   CHECK_FALSE(bench.turn->checkpoint());
   bench.clock.advance(3s);
   CHECK(bench.turn->checkpoint());

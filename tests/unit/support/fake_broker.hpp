@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <functional>
+#include <optional>
 #include <pillion/error.hpp>
 #include <string>
 #include <vector>
@@ -67,20 +68,21 @@ class FakeChannel : public amqp::PublishChannel {
 
   void say(amqp::Incoming incoming) { incoming_.push_back(std::move(incoming)); }
 
-  /// From now on every call throws, and what was not received yet never will be.
-  void lose() { lost_ = true; }
+  /// From now on every call throws, and what was not received yet never will be. With a code: the
+  /// broker closed it.
+  void lose(int replyCode = 0) { lost_.emplace("the channel is lost", replyCode); }
   [[nodiscard]] std::uint64_t lastTag() const { return tag_; }
 
  private:
   void requireOpen() const {
-    if (lost_) throw BrokerError("the channel is lost");
+    if (lost_) throw *lost_;
   }
 
   FakeBroker* broker_;
   ManualClock* clock_;
   std::deque<amqp::Incoming> incoming_;
   std::uint64_t tag_ = 0;
-  bool lost_ = false;
+  std::optional<BrokerError> lost_;
 };
 
 }  // namespace pillion::test

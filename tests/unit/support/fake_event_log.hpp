@@ -75,6 +75,7 @@ class FakeEventLog : public outbox::EventLog {
                          Parked{rows.at(static_cast<std::size_t>(park.id - 1)), park.reason});
     }
     for (const std::int64_t id : checkpoint.unpark) parked.erase(id);
+    for (const std::int64_t id : checkpoint.refuse) parked.at(id).reason = "refused";
     return true;
   }
 
