@@ -1,7 +1,7 @@
 /// Pillion: events that ride on a database transaction.
 ///
 /// Read on in the order in which an event travels: event.hpp, publisher.hpp, relay.hpp,
-/// consumer.hpp; then migrator.hpp, status.hpp, options.hpp, error.hpp, log.hpp.
+/// consumer.hpp; then migrator.hpp, status.hpp, restore.hpp, options.hpp, error.hpp, log.hpp.
 #pragma once
 
 #include <pillion/consumer.hpp>
@@ -12,5 +12,6 @@
 #include <pillion/options.hpp>
 #include <pillion/publisher.hpp>
 #include <pillion/relay.hpp>
+#include <pillion/restore.hpp>
 #include <pillion/status.hpp>
 #include <pillion/transaction.hpp>

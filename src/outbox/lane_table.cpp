@@ -47,11 +47,38 @@ void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
   }
   if (result[0][1].as<bool>() || result[0][2].as<bool>()) {
     throw SchemaError("the outbox cursor in schema '" + schema +
-                      "' was made in another PostgreSQL cluster (restored dump, pg_upgrade or "
-                      "promoted copy): its "
-                      "transaction ids mean nothing here, so publishing could skip events; see "
-                      "docs/operating.md, 'After a restore'");
+                      "' was made in another PostgreSQL cluster: its transaction ids mean nothing "
+                      "here, so publishing could skip events; after pg_upgrade run: pillion adopt; "
+                      "after restoring a dump run: pillion rebase");
   }
+}
+
+void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(
+      statement("select pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax("
+                "coalesce(target, done))) from {schema}.lane)",
+                schema));
+  if (!result[0][0].as<bool>()) return;
+  throw SchemaError("the outbox cursor in schema '" + schema +
+                    "' is ahead of this cluster's transaction ids, so they were not kept; run: "
+                    "pillion rebase");
+}
+
+void storeCluster(pqxx::transaction_base& tx, const std::string& schema) {
+  tx.exec(
+      statement("update {schema}.meta set system_identifier = (select system_identifier from"
+                " pg_control_system())",
+                schema));
+}
+
+void resetCursors(pqxx::transaction_base& tx, const std::string& schema) {
+  // Not the present snapshot: a transaction does not count itself among those in progress.
+  tx.exec(
+      statement("update {schema}.lane set token = null, target = null, last_id = null,"
+                " floor_id = 0, done = (pg_snapshot_xmin(pg_current_snapshot())::text || ':' ||"
+                " pg_snapshot_xmin(pg_current_snapshot())::text || ':')::pg_snapshot",
+                schema));
+  tx.exec(statement("delete from {schema}.relay", schema));
 }
 
 bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema) {

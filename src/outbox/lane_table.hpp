@@ -20,6 +20,16 @@ inline constexpr int kLanes = 64;
 /// to: a cursor of transaction ids would silently skip events there.
 void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema);
 
+/// Throws SchemaError when the cursor names transactions that this cluster has not seen yet.
+void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema);
+
+/// Notes that the cursor belongs to this cluster.
+void storeCluster(pqxx::transaction_base& tx, const std::string& schema);
+
+/// Moves all cursors to before every transaction that is in progress, this one included, and frees
+/// the lanes: whoever held them is fenced.
+void resetCursors(pqxx::transaction_base& tx, const std::string& schema);
+
 /// Could `takeAllLanes` succeed now? Reads only, so that a relay standing by costs next to nothing.
 bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema);
 

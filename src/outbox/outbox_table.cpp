@@ -181,6 +181,24 @@ PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema)
   return count;
 }
 
+void lockOutWriters(pqxx::transaction_base& tx, const std::string& schema) {
+  tx.exec(inSchema("lock table {schema}.outbox in exclusive mode", schema));
+}
+
+Stamped stampAnew(pqxx::transaction_base& tx, const std::string& schema,
+                  std::chrono::hours republish) {
+  const std::string young = "created_at > clock_timestamp() - $1::text::float8 * interval '1 hour'";
+  const std::string hours = std::to_string(republish.count());
+  const auto unpublished = postgres::execute(
+      tx, inSchema("update {schema}.outbox set xid = pg_current_xact_id() where " + young, schema),
+      {hours});
+  // 3 is the first transaction id that PostgreSQL gives out, long before any outbox was made.
+  const auto published = postgres::execute(
+      tx, inSchema("update {schema}.outbox set xid = '3' where not (" + young + ")", schema),
+      {hours});
+  return {unpublished.affected_rows(), published.affected_rows()};
+}
+
 int truncatePublished(pqxx::connection& connection, const std::string& schema) {
   int emptied = 0;
   for (int child = 0; child < 8; ++child) {

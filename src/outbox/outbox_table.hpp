@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -65,6 +66,18 @@ struct PendingCount {
   std::optional<double> oldestSeconds;
 };
 PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema);
+
+/// Until the transaction ends, nobody else writes events.
+void lockOutWriters(pqxx::transaction_base& tx, const std::string& schema);
+
+struct Stamped {
+  std::uint64_t unpublished = 0;
+  std::uint64_t published = 0;
+};
+/// Gives every kept event a transaction id of this cluster: the events younger than `republish`
+/// that of `tx` itself, the others one below every cursor. Needs lockOutWriters.
+Stamped stampAnew(pqxx::transaction_base& tx, const std::string& schema,
+                  std::chrono::hours republish);
 
 /// Calls truncate_published for each child but the current; returns how many were emptied.
 int truncatePublished(pqxx::connection& connection, const std::string& schema);

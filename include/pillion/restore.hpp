@@ -1,0 +1,37 @@
+/// After a restore, an upgrade or a promotion: telling the outbox that it is in another cluster
+/// now.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <pillion/options.hpp>
+
+namespace pillion {
+
+/// The cursor is made of transaction ids, which mean something in one PostgreSQL cluster only; so a
+/// relay refuses a database whose cluster is not the one the cursor was made in. These two
+/// functions, and the commands `pillion adopt` and `pillion rebase`, are how an operator goes on.
+
+/// For `pg_upgrade`, which keeps transaction ids and changes the cluster's identifier: the cursor
+/// is valid as it is. Throws SchemaError when the cursor is ahead of this cluster's transaction
+/// ids, which shows that they were *not* kept. Needs the owner of the schema.
+void adoptCluster(const DatabaseOptions& options = {});
+
+struct Rebased {
+  std::uint64_t republished = 0;  ///< events that will be published again, with their old ids
+  std::uint64_t kept = 0;         ///< older events that count as published
+};
+
+/// For a dump restored into another cluster: which of the restored events were published can no
+/// longer be told, so all that were written within `republish` are published again, in their order,
+/// and consumers drop what they have applied. Choose it below the consumers' dedupe window (14 days
+/// by default) and above the age of the dump.
+///
+/// Writers wait while it runs (EXCLUSIVE lock on the outbox); every kept event is rewritten once.
+/// With `dryRun` nothing is changed. Safe to repeat. Stop the relays first; needs the owner of the
+/// schema.
+Rebased rebaseCursor(const DatabaseOptions& options = {},
+                     std::chrono::hours republish = std::chrono::hours(13 * 24),
+                     bool dryRun = false);
+
+}  // namespace pillion

@@ -1,0 +1,39 @@
+#include <pillion/restore.hpp>
+
+#include "migrate/schema_check.hpp"
+#include "outbox/lane_table.hpp"
+#include "outbox/outbox_table.hpp"
+#include "postgres/connection.hpp"
+
+namespace pillion {
+
+void adoptCluster(const DatabaseOptions& options) {
+  const std::string schema = postgres::schemaOf(options);
+  const auto connection = postgres::connect(options, "adopt");
+  postgres::guarded("adopting the cluster", [&] {
+    pqxx::work tx{*connection};
+    migrate::requireCurrentSchema(tx, schema);
+    outbox::requireCursorInReach(tx, schema);
+    outbox::storeCluster(tx, schema);
+    tx.commit();
+  });
+}
+
+Rebased rebaseCursor(const DatabaseOptions& options, std::chrono::hours republish, bool dryRun) {
+  const std::string schema = postgres::schemaOf(options);
+  const auto connection = postgres::connect(options, "rebase");
+  Rebased rebased;
+  postgres::guarded("rebasing the cursor", [&] {
+    pqxx::work tx{*connection};
+    migrate::requireCurrentSchema(tx, schema);
+    outbox::lockOutWriters(tx, schema);
+    const auto stamped = outbox::stampAnew(tx, schema, republish);
+    rebased = {stamped.unpublished, stamped.published};
+    outbox::resetCursors(tx, schema);
+    outbox::storeCluster(tx, schema);
+    if (!dryRun) tx.commit();
+  });
+  return rebased;
+}
+
+}  // namespace pillion

@@ -1,0 +1,152 @@
+#define PILLION_TEST_MAIN
+#include <set>
+
+#include "fixture.hpp"
+
+// A database that is not where its cursor was made: the relay refuses, says the command, and after
+// it nothing is missing.
+
+using namespace pillion;
+using namespace pillion::test;
+
+namespace {
+
+Event numbered(int n) {
+  return Event("product.created", {{"n", n}}).setKey("k");
+}
+
+std::set<int> numbersIn(TestQueue& queue, std::size_t distinct) {
+  std::set<int> numbers;
+  eventually(20s, [&] {
+    for (const auto& message : queue.readFor(100ms)) {
+      numbers.insert(nlohmann::json::parse(message.body).at("n").get<int>());
+    }
+    return numbers.size() >= distinct;
+  });
+  return numbers;
+}
+
+std::set<int> range(int from, int to) {
+  std::set<int> numbers;
+  for (int n = from; n < to; ++n) numbers.insert(numbers.end(), n);
+  return numbers;
+}
+
+/// A second cluster, whose transaction ids begin anew.
+struct OtherCluster {
+  support::TemporaryDirectory directory;
+  support::PostgresServer server{directory / "postgres"};
+
+  DatabaseOptions restore(const TestDatabase& database) {
+    const auto dump = support::run(
+        {.command = {"pg_dump", "--dbname", database.url()}, .output = directory / "dump.sql"});
+    REQUIRE(dump.status == 0);
+    server.createDatabase("restored");
+    const auto load =
+        support::run({.command = {"psql", "-q", "-v", "ON_ERROR_STOP=1", "--dbname",
+                                  server.url("restored"), "-f", directory / "dump.sql"}});
+    REQUIRE_MESSAGE(load.status == 0, load.output);
+    return {.url = server.url("restored"), .schema = "pillion"};
+  }
+};
+
+int runPillion(const DatabaseOptions& database, std::vector<std::string> arguments,
+               std::string* output = nullptr) {
+  arguments.insert(arguments.begin(), PILLION_PROGRAM);
+  const auto result = support::run(
+      {.command = arguments,
+       .environment = {{"PILLION_DATABASE_URL", database.url}, {"PILLION_SCHEMA", "pillion"}}});
+  if (output != nullptr) *output = result.output;
+  return result.status;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a dump restored into another cluster: the relay refuses, rebase, and nothing is missing") {
+  TestDatabase original;
+  // Far more transactions than restoring a dump takes: the other cluster's ids stay behind.
+  original.execute(
+      "do $$ begin for i in 1..5000 loop perform pg_current_xact_id(); commit; end loop; end $$");
+  const std::string exchange = uniqueName("exchange");
+  TestQueue queue(exchange);
+  const auto publisher = EventPublisher::create("s", {.database = original.options()});
+  {
+    const auto relay = Relay::create(relayOptions(original, exchange));
+    relay->start();
+    for (int n = 0; n < 10; ++n) publisher->publish(numbered(n));
+    CHECK(numbersIn(queue, 10) == range(0, 10));
+  }
+  for (int n = 10; n < 20; ++n) publisher->publish(numbered(n));  // committed, unpublished
+
+  OtherCluster other;
+  auto options = relayOptions(original, exchange);
+  options.database = other.restore(original);
+  // Written after the restore, with transaction ids far below the restored cursor.
+  const auto later = EventPublisher::create("s", {.database = options.database});
+  for (int n = 20; n < 30; ++n) later->publish(numbered(n));
+
+  const auto relay = Relay::create(options);
+  CHECK_THROWS_WITH_AS(relay->start(), doctest::Contains("pillion rebase"), SchemaError);
+  std::string output;
+  CHECK(runPillion(options.database, {"adopt"}, &output) == 2);
+  CHECK(output.find("pillion rebase") != std::string::npos);
+  CHECK(runPillion(options.database, {"rebase", "--dry-run"}, &output) == 0);
+  CHECK(output.find("30 events") != std::string::npos);
+  CHECK_THROWS_AS(relay->start(), SchemaError);
+
+  REQUIRE(runPillion(options.database, {"rebase"}) == 0);
+  relay->start();
+  for (int n = 30; n < 40; ++n) later->publish(numbered(n));
+  CHECK(numbersIn(queue, 40) == range(0, 40));
+  relay->stop();
+  CHECK(readOutboxStatus(options.database).pending == 0);
+}
+
+TEST_CASE("rebase leaves older events alone, and can be done again") {
+  TestDatabase database;
+  const std::string exchange = uniqueName("exchange");
+  TestQueue queue(exchange);
+  const auto publisher = EventPublisher::create("s", {.database = database.options()});
+  publisher->publish(numbered(1));
+  database.execute("update pillion.outbox set created_at = now() - interval '20 days'");
+  publisher->publish(numbered(2));
+  const Rebased first = rebaseCursor(database.options());
+  CHECK(first.republished == 1);
+  CHECK(first.kept == 1);
+  CHECK(rebaseCursor(database.options()).republished == 1);
+  const auto relay = Relay::create(relayOptions(database, exchange));
+  relay->start();
+  CHECK(numbersIn(queue, 1) == range(2, 3));
+  CHECK(queue.readFor(300ms).empty());
+}
+
+TEST_CASE("a writer that began before the rebase and commits after it loses nothing") {
+  TestDatabase database;
+  const std::string exchange = uniqueName("exchange");
+  TestQueue queue(exchange);
+  const auto publisher = EventPublisher::create("s", {.database = database.options()});
+  auto connection = database.connect();
+  pqxx::work early{connection};
+  early.exec("select pg_current_xact_id()");  // a lower id than the rebase will have
+  rebaseCursor(database.options());
+  publisher->publish(early, numbered(7));
+  early.commit();
+  const auto relay = Relay::create(relayOptions(database, exchange));
+  relay->start();
+  CHECK(numbersIn(queue, 1) == range(7, 8));
+}
+
+TEST_CASE("a cluster whose identifier changed and whose transaction ids were kept is adopted") {
+  TestDatabase database;
+  const std::string exchange = uniqueName("exchange");
+  TestQueue queue(exchange);
+  const auto publisher = EventPublisher::create("s", {.database = database.options()});
+  publisher->publish(numbered(1));
+  database.execute("update pillion.meta set system_identifier = 42");  // as after pg_upgrade
+  const auto relay = Relay::create(relayOptions(database, exchange));
+  CHECK_THROWS_WITH_AS(relay->start(), doctest::Contains("pillion adopt"), SchemaError);
+  REQUIRE(runPillion(database.options(), {"adopt"}) == 0);
+  relay->start();
+  CHECK(numbersIn(queue, 1) == range(1, 2));
+}
