@@ -78,7 +78,7 @@ Page PostgresEventLog::livePage(const Cursor& from) {
   Cursor backlog = from;
   backlog.target = std::move(live.now);
   backlog.targetFloor = floor;
-  backlog.lastId = from.floor;
+  backlog.lastId = from.floor - 1;  // an unused sequence shows 1 before it has given 1 out
   if (const auto late = reader_->lowestLateId(from.done)) {
     backlog.lastId = std::min(backlog.lastId, *late - 1);
   }
