@@ -52,6 +52,95 @@ end $$;
 create index outbox_xid on outbox (xid, id);  -- the live tail, and transactions that commit late
 create index outbox_id on outbox (id);        -- paging through a frozen backlog
 
+-- The two ways to read. As functions, since they carry the planner's settings with them: the ring's
+-- children have no statistics, on purpose, so every read must be an ordered index range; and neither
+-- settings nor prepared statements of a session survive a pooler in transaction mode.
+--
+-- Both cut by bytes as well: a row comes when the payloads before it stay below the limit, so the
+-- first always comes. octet_length does not read a toasted payload. `lanes` is a set, one bit each.
+
+-- What is visible now and was not in a snapshot that ended at `from_xid` with `xips` in progress.
+-- The first row is the snapshot of this very statement, the sequence as it saw it, and a text that
+-- changes when the server restarted, failed over or was promoted. Both branches carry the limits:
+-- one huge transaction must not come in one piece. The order by xid is only the index's.
+create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_limit bigint,
+                           lanes bigint)
+  returns table (snapshot text, last_id bigint, server text, id bigint, lane smallint,
+                 event_id uuid, type text, source text, key text, "time" text, content_type text,
+                 correlation_id text, causation_id text, traceparent text, tracestate text,
+                 headers json, payload bytea)
+  language plpgsql
+  set search_path from current
+  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+  set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
+  set work_mem = '64MB' as $$
+#variable_conflict use_column
+begin
+  return query
+  select pg_current_snapshot()::text, (select s.last_value from outbox_id_seq s),
+         pg_postmaster_start_time()::text || case when pg_is_in_recovery() then ' standby'
+           else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
+         null::bigint, null::smallint, null::uuid, null::text, null::text, null::text, null::text,
+         null::text, null::text, null::text, null::text, null::text, null::json, null::bytea
+  union all
+  select null, null, null, l.id, l.lane, l.event_id, l.type, l.source, l.key,
+         to_char(l.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), l.content_type,
+         l.correlation_id, l.causation_id, l.traceparent, l.tracestate, l.headers, l.payload
+    from (select b.*, sum(octet_length(b.payload)::bigint)
+                        over (rows between unbounded preceding and 1 preceding) as bytes_before
+            from (select o.* from outbox o
+                   where o.xid = any(xips) and (lanes >> o.lane::int) & 1 = 1
+                   order by o.xid, o.id limit row_limit) b) l
+   where coalesce(l.bytes_before, 0) < byte_limit
+  union all
+  select null, null, null, t.id, t.lane, t.event_id, t.type, t.source, t.key,
+         to_char(t.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), t.content_type,
+         t.correlation_id, t.causation_id, t.traceparent, t.tracestate, t.headers, t.payload
+    from (select b.*, sum(octet_length(b.payload)::bigint)
+                        over (rows between unbounded preceding and 1 preceding) as bytes_before
+            from (select o.* from outbox o
+                   where o.xid >= from_xid and (lanes >> o.lane::int) & 1 = 1
+                   order by o.xid, o.id limit row_limit) b) t
+   where coalesce(t.bytes_before, 0) < byte_limit;
+end $$;
+
+-- The same up to a frozen `target`, in id order above `after_id`.
+create function fetch_page(xips xid8[], from_xid xid8, target pg_snapshot, after_id bigint,
+                           row_limit bigint, byte_limit bigint, lanes bigint)
+  returns table (id bigint, lane smallint, event_id uuid, type text, source text, key text,
+                 "time" text, content_type text, correlation_id text, causation_id text,
+                 traceparent text, tracestate text, headers json, payload bytea)
+  language plpgsql
+  set search_path from current
+  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+  set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
+  set work_mem = '64MB' as $$
+#variable_conflict use_column
+begin
+  return query
+  select p.id, p.lane, p.event_id, p.type, p.source, p.key,
+         to_char(p.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), p.content_type,
+         p.correlation_id, p.causation_id, p.traceparent, p.tracestate, p.headers, p.payload
+    from (select b.*, sum(octet_length(b.payload)::bigint)
+                        over (rows between unbounded preceding and 1 preceding) as bytes_before
+            from (select o.* from outbox o
+                   where o.id > after_id and (o.xid >= from_xid or o.xid = any(xips))
+                     and pg_visible_in_snapshot(o.xid, target)
+                     and (lanes >> o.lane::int) & 1 = 1
+                   order by o.id limit row_limit) b) p
+   where coalesce(p.bytes_before, 0) < byte_limit;
+end $$;
+
+-- The lowest id written by these transactions. One index probe per transaction: min(id) over an
+-- array would walk the index on id.
+create function lowest_late_id(xips xid8[]) returns bigint language plpgsql
+  set search_path from current
+  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+begin
+  return (select min(first.id) from unnest(xips) as late(xid), lateral (
+            select o.id from outbox o where o.xid = late.xid order by o.xid, o.id limit 1) first);
+end $$;
+
 -- Events that the broker could not route. A relay moves them here in the transaction that moves its
 -- cursor past them, and removes them when they were routed after all.
 create table parked (
@@ -90,7 +179,7 @@ create sequence relay_token_seq as bigint cache 1;
 create table relay (
   token         bigint      primary key default nextval('relay_token_seq'),
   name          text        not null,
-  backend_pid   int         not null,
+  backend_pid   int         not null,  -- 0 behind a pooler: that session's end says nothing
   started_at    timestamptz not null default clock_timestamp(),
   expires_at    timestamptz not null,  -- by the database's clock
   fenced        boolean     not null default false

@@ -98,14 +98,14 @@ struct Connection::Library {
   FrameAssembler assembler;
   std::string exchange;
   std::uint64_t published = 0;
-  base::Clock::Boot burstBegan{};
+  bool fenceChannelIsOpen = false;
 
   [[nodiscard]] amqp_connection_state_t get() const { return state.get(); }
 
   /// Runs one request that the broker answers; its failure leaves a usable channel behind when only
   /// the channel was closed.
   template <typename Request>
-  void call(const std::string& doing, const Request& request) {
+  void call(const std::string& doing, const Request& request, amqp_channel_t channel = kChannel) {
     const Watchdog::Guard guard(*watchdog, options.connectTimeout * 2);
     request();
     const auto reply = amqp_get_rpc_reply(get());
@@ -116,8 +116,8 @@ struct Connection::Library {
     if (!channelClosed) throwReply(reply, doing);
     const CloseReason reason = closeReason(reply.reply);
     amqp_channel_close_ok_t closeOk{};
-    amqp_send_method(get(), kChannel, AMQP_CHANNEL_CLOSE_OK_METHOD, &closeOk);
-    openChannel(get());
+    amqp_send_method(get(), channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &closeOk);
+    openChannel(get(), channel);
     throwClose(reason, doing);
   }
 
@@ -233,13 +233,31 @@ void Connection::bindQueue(const std::string& queue, const std::string& exchange
 }
 
 bool Connection::holdExclusiveQueue(const std::string& name) {
+  if (!library_->fenceChannelIsOpen) {
+    const Watchdog::Guard guard(*library_->watchdog, library_->options.connectTimeout);
+    openChannel(library_->get(), kFenceChannel);
+    library_->fenceChannelIsOpen = true;
+  }
   try {
-    declareQueue({.name = name, .exclusive = true});
+    library_->call(
+        "declaring queue '" + name + "'",
+        [&] {
+          amqp_queue_declare(library_->get(), kFenceChannel, toBytes(name), /*passive=*/0,
+                             /*durable=*/0, /*exclusive=*/1, /*auto_delete=*/0, amqp_empty_table);
+        },
+        kFenceChannel);
     return true;
   } catch (const BrokerError& error) {
     if (error.replyCode() == AMQP_RESOURCE_LOCKED) return false;
     throw;
   }
+}
+
+void Connection::dropExclusiveQueue(const std::string& name) {
+  library_->call(
+      "deleting queue '" + name + "'",
+      [&] { amqp_queue_delete(library_->get(), kFenceChannel, toBytes(name), 0, 0); },
+      kFenceChannel);
 }
 
 void Connection::selectConfirms(std::string exchange) {

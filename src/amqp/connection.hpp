@@ -46,8 +46,11 @@ class Connection : public PublishChannel {
   void declareQueue(const QueueSpec& queue);
   void bindQueue(const std::string& queue, const std::string& exchange,
                  const std::string& routingKey);
+
+  // Fences, at any time: they have a channel of their own.
   /// False when another connection holds an exclusive queue of this name.
   bool holdExclusiveQueue(const std::string& name);
+  void dropExclusiveQueue(const std::string& name);
 
   // Publishing.
   void selectConfirms(std::string exchange);

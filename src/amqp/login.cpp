@@ -70,6 +70,10 @@ amqp_table_entry_t capability(const char* key) {
 [[noreturn]] void throwLoginFailure(const amqp_rpc_reply_t& reply, const Url& url) {
   if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) {
     const CloseReason reason = closeReason(reply.reply);
+    // Anything else is the broker's trouble, not the login's: it stops, or has no resources.
+    if (reason.code != AMQP_ACCESS_REFUSED && reason.code != AMQP_NOT_ALLOWED) {
+      throwReply(reply, "logging in at " + url.display());
+    }
     throw ConfigError("RabbitMQ refuses the login at " + url.display() + ": " + reason.text +
                       "; check PILLION_AMQP_URL");
   }
@@ -106,11 +110,11 @@ void login(amqp_connection_state_t state, const Url& url, const BrokerOptions& o
       state, url.vhost.c_str(), 0, kFrameMax, static_cast<int>(options.heartbeat.count()),
       &properties, AMQP_SASL_METHOD_PLAIN, url.user.c_str(), url.password.c_str());
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) throwLoginFailure(reply, url);
-  openChannel(state);
+  openChannel(state, kChannel);
 }
 
-void openChannel(amqp_connection_state_t state) {
-  amqp_channel_open(state, kChannel);
+void openChannel(amqp_connection_state_t state, amqp_channel_t channel) {
+  amqp_channel_open(state, channel);
   const auto reply = amqp_get_rpc_reply(state);
   if (reply.reply_type != AMQP_RESPONSE_NORMAL) throwReply(reply, "opening a channel");
 }

@@ -18,9 +18,11 @@ void openSocket(amqp_connection_state_t state, const Url& url, std::chrono::mill
 void login(amqp_connection_state_t state, const Url& url, const BrokerOptions& options,
            const std::string& connectionName);
 
-/// The one channel of every connection of ours.
+/// The one channel on which a connection of ours publishes or consumes …
 inline constexpr amqp_channel_t kChannel = 1;
+/// … and the one for fences: a refusal closes the channel on which it was asked for.
+inline constexpr amqp_channel_t kFenceChannel = 2;
 
-void openChannel(amqp_connection_state_t state);
+void openChannel(amqp_connection_state_t state, amqp_channel_t channel);
 
 }  // namespace pillion::amqp

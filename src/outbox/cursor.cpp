@@ -1,5 +1,7 @@
 #include "outbox/cursor.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <charconv>
 #include <pillion/error.hpp>
 
@@ -44,6 +46,50 @@ std::string Snapshot::inProgressArray() const {
     array += std::to_string(xid);
   }
   return array + '}';
+}
+
+int countLanes(Lanes lanes) {
+  return std::popcount(lanes);
+}
+
+std::string lanesText(Lanes lanes) {
+  return std::to_string(static_cast<std::int64_t>(lanes));
+}
+
+bool Position::samePlace(const Position& other) const {
+  return done == other.done && target == other.target && (!paging() || lastId == other.lastId);
+}
+
+Lanes Cursor::lanes() const {
+  Lanes all = 0;
+  for (const Position& position : positions) all |= position.lanes;
+  return all;
+}
+
+void Cursor::add(const Cursor& other) {
+  for (const Position& position : other.positions) {
+    const auto same = std::ranges::find_if(
+        positions, [&](const Position& mine) { return mine.samePlace(position); });
+    if (same == positions.end()) {
+      positions.push_back(position);
+      continue;
+    }
+    same->lanes |= position.lanes;
+    same->floor = std::min(same->floor, position.floor);
+    same->targetFloor = std::min(same->targetFloor, position.targetFloor);
+  }
+}
+
+Cursor Cursor::take(Lanes lanes) {
+  Cursor taken;
+  for (Position& position : positions) {
+    if ((position.lanes & lanes) == 0) continue;
+    taken.positions.push_back(position);
+    taken.positions.back().lanes &= lanes;
+    position.lanes &= ~lanes;
+  }
+  std::erase_if(positions, [](const Position& position) { return position.lanes == 0; });
+  return taken;
 }
 
 }  // namespace pillion::outbox

@@ -22,9 +22,22 @@ struct Snapshot {
   friend bool operator==(const Snapshot& a, const Snapshot& b) { return a.text == b.text; }
 };
 
-/// How far a lane has come: everything visible in `done`, and while a backlog is paged (`target`
-/// not empty) also everything visible in `target` with an id up to `lastId`.
-struct Cursor {
+inline constexpr int kLanes = 64;
+
+/// A set of lanes, one bit each.
+using Lanes = std::uint64_t;
+inline constexpr Lanes kAllLanes = ~Lanes{0};
+constexpr Lanes laneBit(int lane) {
+  return Lanes{1} << static_cast<unsigned>(lane);
+}
+int countLanes(Lanes lanes);
+/// The set as PostgreSQL's signed bigint, in decimal.
+std::string lanesText(Lanes lanes);
+
+/// How far some lanes have come: everything visible in `done`, and while a backlog is paged
+/// (`target` not empty) also everything visible in `target` with an id up to `lastId`.
+struct Position {
+  Lanes lanes = kAllLanes;
   Snapshot done;
   Snapshot target;
   std::int64_t lastId = 0;
@@ -34,6 +47,20 @@ struct Cursor {
   std::int64_t targetFloor = 0;
 
   [[nodiscard]] bool paging() const { return !target.text.empty(); }
+  /// Do they differ in nothing but their lanes and floors?
+  [[nodiscard]] bool samePlace(const Position& other) const;
+};
+
+/// How far the lanes of one relay have come. Usually all are at one position; lanes that were just
+/// taken over are at another one until they have caught up. No two positions share a lane.
+struct Cursor {
+  std::vector<Position> positions;
+
+  [[nodiscard]] Lanes lanes() const;
+  /// Takes in the positions of other lanes; those at one place become one.
+  void add(const Cursor& other);
+  /// Splits the positions of these lanes off.
+  Cursor take(Lanes lanes);
 };
 
 }  // namespace pillion::outbox

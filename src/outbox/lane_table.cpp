@@ -1,5 +1,6 @@
 #include "outbox/lane_table.hpp"
 
+#include <algorithm>
 #include <pillion/error.hpp>
 
 #include "postgres/identifier.hpp"
@@ -17,8 +18,9 @@ using postgres::textOf;
 /// replaced at once. A session that started after the relay did is another one with the same pid;
 /// one whose start this role may not see counts as alive.
 constexpr const char* kGone =
-    "(r.expires_at < clock_timestamp() or not exists (select from pg_stat_activity a"
-    " where a.pid = r.backend_pid and coalesce(a.backend_start <= r.started_at, true)))";
+    "(r.expires_at < clock_timestamp() or (r.backend_pid <> 0 and not exists (select from"
+    " pg_stat_activity a where a.pid = r.backend_pid and coalesce(a.backend_start <="
+    " r.started_at, true))))";
 
 std::string statement(const char* sql, const std::string& schema) {
   return inSchema(sql, schema);
@@ -28,8 +30,18 @@ std::string milliseconds(std::chrono::milliseconds duration) {
   return std::to_string(duration.count());
 }
 
-bool wroteRows(const pqxx::result& result) {
-  return result.affected_rows() > 0;
+/// Columns: lane, done, target, last_id, floor_id.
+Position positionFrom(const pqxx::row& row) {
+  Position position;
+  position.lanes = laneBit(static_cast<int>(integerOf(row[0])));
+  position.done = Snapshot::parse(textOf(row[1]));
+  if (!row[2].is_null()) {
+    position.target = Snapshot::parse(textOf(row[2]));
+    position.lastId = integerOf(row[3]);
+  }
+  position.floor = integerOf(row[4]);
+  position.targetFloor = position.floor;
+  return position;
 }
 
 }  // namespace
@@ -81,70 +93,62 @@ void resetCursors(pqxx::transaction_base& tx, const std::string& schema) {
   tx.exec(statement("delete from {schema}.relay", schema));
 }
 
-bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(inSchema(
-      std::string(
-          "select not exists (select from {schema}.lane l join {schema}.relay r on r.token ="
-          " l.token where not r.fenced and not ") +
-          kGone + ")",
-      schema));
-  return result[0][0].as<bool>();
+std::int64_t enterRelay(pqxx::transaction_base& tx, const std::string& schema,
+                        const std::string& name, int backend, std::chrono::milliseconds lease) {
+  const auto entered = execute(
+      tx,
+      statement("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
+                " $2::text::int, clock_timestamp() + $3::text::float8 * interval '1 ms')"
+                " returning token",
+                schema),
+      {name, std::to_string(backend), milliseconds(lease)});
+  return integerOf(entered[0][0]);
 }
 
-std::optional<std::int64_t> takeAllLanes(pqxx::transaction_base& tx, const std::string& schema,
-                                         const std::string& name, std::chrono::milliseconds lease) {
+LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
+  const auto result =
+      execute(tx,
+              inSchema(std::string("with alive as materialized (select token from {schema}.relay r"
+                                   " where not fenced and not ") +
+                           kGone +
+                           ") select (select count(*) from alive), count(*) filter (where l.token ="
+                           " $1::text::bigint), count(*) filter (where a.token is null) from"
+                           " {schema}.lane l left join alive a on a.token = l.token",
+                       schema),
+              {std::to_string(token)});
+  LaneShares shares;
+  shares.relays = std::max(1, static_cast<int>(integerOf(result[0][0])));
+  shares.mine = static_cast<int>(integerOf(result[0][1]));
+  shares.free = static_cast<int>(integerOf(result[0][2]));
+  return shares;
+}
+
+Cursor takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                 int limit) {
   // The row lock orders this against a renewal on its way: either that comes first and the row is
   // not expired any more, or it finds itself fenced.
   tx.exec(inSchema(
       std::string("update {schema}.relay r set fenced = true where not fenced and ") + kGone,
       schema));
-  const auto entered = execute(
-      tx,
-      statement("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
-                " pg_backend_pid(), clock_timestamp() + $2::text::float8 * interval '1 ms')"
-                " returning token",
-                schema),
-      {name, milliseconds(lease)});
-  const std::int64_t token = integerOf(entered[0][0]);
   const auto taken = execute(
       tx,
       statement("update {schema}.lane l set token = $1::text::bigint where l.lane in (select x.lane"
                 " from {schema}.lane x left join {schema}.relay r on r.token = x.token where"
-                " r.token is null or r.fenced order by x.lane for update of x skip locked)",
+                " r.token is null or r.fenced order by x.lane limit $2::text::bigint for update of"
+                " x skip locked) returning lane, done::text, target::text, last_id, floor_id",
                 schema),
-      {std::to_string(token)});
-  if (taken.affected_rows() != kLanes) return std::nullopt;
+      {std::to_string(token), std::to_string(limit)});
   tx.exec(
       statement("delete from {schema}.relay r where fenced and not exists (select from"
                 " {schema}.lane l where l.token = r.token)",
                 schema));
-  return token;
-}
-
-Cursor readCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
-  const auto result = execute(
-      tx,
-      statement("select distinct done::text, target::text, last_id, floor_id from {schema}.lane"
-                " where token = $1::text::bigint",
-                schema),
-      {std::to_string(token)});
-  if (result.size() != 1) {
-    throw SchemaError("the lanes of schema '" + schema + "' have " + std::to_string(result.size()) +
-                      " different cursors; this version's relay moves all lanes together");
-  }
   Cursor cursor;
-  cursor.done = Snapshot::parse(textOf(result[0][0]));
-  if (!result[0][1].is_null()) {
-    cursor.target = Snapshot::parse(textOf(result[0][1]));
-    cursor.lastId = integerOf(result[0][2]);
-  }
-  cursor.floor = integerOf(result[0][3]);
-  cursor.targetFloor = cursor.floor;
+  for (const auto& row : taken) cursor.add({{positionFrom(row)}});
   return cursor;
 }
 
-bool writeCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                 std::chrono::milliseconds lease, const Cursor& cursor) {
+bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                   std::chrono::milliseconds lease, const Position& position, Hold hold) {
   const auto result =
       execute(tx,
               statement("with mine as (update {schema}.relay set expires_at = clock_timestamp()"
@@ -153,11 +157,14 @@ bool writeCursor(pqxx::transaction_base& tx, const std::string& schema, std::int
                         " update {schema}.lane l set done = $3::text::pg_snapshot,"
                         " target = nullif($4::text, '')::pg_snapshot,"
                         " last_id = case when $4::text = '' then null else $5::text::bigint end,"
-                        " floor_id = $6::text::bigint from mine where l.token = mine.token",
+                        " floor_id = $6::text::bigint,"
+                        " token = case when $8::text = 'keep' then l.token end from mine"
+                        " where l.token = mine.token and ($7::text::bigint >> l.lane::int) & 1 = 1",
                         schema),
-              {std::to_string(token), milliseconds(lease), cursor.done.text, cursor.target.text,
-               std::to_string(cursor.lastId), std::to_string(cursor.floor)});
-  return wroteRows(result);
+              {std::to_string(token), milliseconds(lease), position.done.text, position.target.text,
+               std::to_string(position.lastId), std::to_string(position.floor),
+               lanesText(position.lanes), hold == Hold::Keep ? "keep" : "give"});
+  return static_cast<int>(result.affected_rows()) == countLanes(position.lanes);
 }
 
 bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
@@ -168,10 +175,10 @@ bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int6
                 " interval '1 ms' where token = $1::text::bigint and not fenced",
                 schema),
       {std::to_string(token), milliseconds(lease)});
-  return wroteRows(result);
+  return result.affected_rows() > 0;
 }
 
-void giveLanesBack(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
+void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
   execute(tx,
           statement("update {schema}.lane set token = null where token = $1::text::bigint", schema),
           {std::to_string(token)});

@@ -14,8 +14,6 @@
 
 namespace pillion::outbox {
 
-inline constexpr int kLanes = 64;
-
 /// Throws SchemaError when this is not the cluster, or not the state of it, that the cursor belongs
 /// to: a cursor of transaction ids would silently skip events there.
 void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema);
@@ -30,25 +28,37 @@ void storeCluster(pqxx::transaction_base& tx, const std::string& schema);
 /// the lanes: whoever held them is fenced.
 void resetCursors(pqxx::transaction_base& tx, const std::string& schema);
 
-/// Could `takeAllLanes` succeed now? Reads only, so that a relay standing by costs next to nothing.
-bool lanesAreFree(pqxx::transaction_base& tx, const std::string& schema);
+/// Enters a new incarnation of a relay and returns its fencing token. `backend`: pid of the
+/// database session whose end means that the relay has ended, or 0.
+std::int64_t enterRelay(pqxx::transaction_base& tx, const std::string& schema,
+                        const std::string& name, int backend, std::chrono::milliseconds lease);
 
-/// Fences every relay that is gone (lease run out, or database session ended) and takes all lanes
-/// under a new token. Nothing when somebody alive holds one.
-std::optional<std::int64_t> takeAllLanes(pqxx::transaction_base& tx, const std::string& schema,
-                                         const std::string& name, std::chrono::milliseconds lease);
+/// Who has how much. Reads only, so that asking often costs next to nothing.
+struct LaneShares {
+  int relays = 0;  // alive, this one included
+  int mine = 0;
+  int free = 0;  // held by nobody, or by a relay that is gone
 
-/// The cursor of the lanes of a token. Throws SchemaError when they differ.
-Cursor readCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
+  /// So many are due to each relay.
+  [[nodiscard]] int fair() const { return (kLanes + relays - 1) / relays; }
+};
+LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
 
-/// Renews the lease and writes the cursor of all lanes of a token that is not fenced; false when it
-/// is, or is gone.
-bool writeCursor(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                 std::chrono::milliseconds lease, const Cursor& cursor);
+/// Fences every relay that is gone (lease run out, or database session ended) and takes at most
+/// `limit` free lanes for a token. Lanes that another relay is taking this moment are passed over.
+Cursor takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                 int limit);
+
+/// Renews the lease and writes where lanes of a token that is not fenced are; with `Give`, they are
+/// then free. False when the token is fenced or gone, or holds not all of them: roll back.
+enum class Hold { Keep, Give };
+bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                   std::chrono::milliseconds lease, const Position& position, Hold hold);
 bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                 std::chrono::milliseconds lease);
 
-void giveLanesBack(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
+/// The incarnation ends: its lanes are free at their last written positions.
+void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
 
 std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string& schema);
 

@@ -17,58 +17,6 @@ using postgres::textOf;
 
 constexpr std::size_t kInsertColumns = 12;
 
-/// Cuts a branch by bytes as well: a row comes when the payloads before it stay below the limit, so
-/// the first always comes. octet_length does not read a toasted payload.
-std::string cutByBytes(const std::string& branch, const std::string& limit) {
-  return "(select " + std::string(kRowColumns) +
-         " from (select b.*, sum(octet_length(payload)::bigint) over (rows between unbounded"
-         " preceding and 1 preceding) as bytes_before from (" +
-         branch + ") b) o where coalesce(bytes_before, 0) < " + limit + ")";
-}
-
-// $1 xip array, $2 xmax, $3 row limit + 1, $4 byte limit. Both branches carry the limits: one huge
-// transaction must not come in one piece. The xid order is only the index's; what is published is
-// sorted by id, or paged by id when the limits cut.
-std::string liveStatement(const std::string& schema) {
-  const auto branch = [](const std::string& condition) {
-    return cutByBytes("select * from {schema}.outbox where " + condition +
-                          " order by xid, id limit $3::text::bigint",
-                      "$4::text::bigint");
-  };
-  return inSchema(
-      "select pg_current_snapshot()::text as snapshot, (select last_value from"
-      " {schema}.outbox_id_seq) as last_id, pg_postmaster_start_time()::text || case when"
-      " pg_is_in_recovery() then ' standby' else substr(pg_walfile_name(pg_current_wal_lsn()),"
-      " 1, 8) end as server, null::bigint as id, null::smallint as lane, null::uuid as event_id,"
-      " null::text as type, null::text as source, null::text as key, null::timestamp as time,"
-      " null::text as content_type, null::text as correlation_id, null::text as causation_id,"
-      " null::text as traceparent, null::text as tracestate, null::json as headers,"
-      " null::bytea as payload"
-      " union all select null, null, null, l.* from " +
-          branch("xid = any($1::text::xid8[])") +
-          " l union all select null, null, null, t.* from " + branch("xid >= $2::text::xid8") +
-          " t",
-      schema);
-}
-
-// $1 xip array, $2 xmax, $3 target, $4 id, $5 row limit, $6 byte limit
-std::string pageStatement(const std::string& schema) {
-  return inSchema(cutByBytes("select * from {schema}.outbox where id > $4::text::bigint"
-                             " and (xid >= $2::text::xid8 or xid = any($1::text::xid8[]))"
-                             " and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)"
-                             " order by id limit $5::text::bigint",
-                             "$6::text::bigint"),
-                  schema);
-}
-
-// One index probe per transaction: min(id) over an array would walk the index on id.
-std::string lateStatement(const std::string& schema) {
-  return inSchema(
-      "select min(first.id) from unnest($1::text::xid8[]) as late(xid), lateral (select o.id from"
-      " {schema}.outbox o where o.xid = late.xid order by o.xid, o.id limit 1) first",
-      schema);
-}
-
 std::size_t payloadBytes(const std::vector<Row>& rows) {
   std::size_t bytes = 0;
   for (const Row& row : rows) bytes += row.payload.size();
@@ -118,20 +66,23 @@ void addInsertParameters(Parameters& parameters, const Event& event, const std::
   parameters.add(event.bytes());
 }
 
-OutboxReader::OutboxReader(pqxx::connection& connection, const std::string& schema,
-                           std::size_t rowLimit, std::size_t byteLimit)
-    : connection_(&connection), rowLimit_(rowLimit), byteLimit_(byteLimit) {
-  connection.prepare("pillion_fetch_live", liveStatement(schema));
-  connection.prepare("pillion_fetch_page", pageStatement(schema));
-  connection.prepare("pillion_fetch_late", lateStatement(schema));
-}
+OutboxReader::OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit)
+    : liveStatement_(inSchema("select * from {schema}.fetch_live($1::text::xid8[], $2::text::xid8,"
+                              " $3::text::bigint, $4::text::bigint, $5::text::bigint)",
+                              schema)),
+      pageStatement_(inSchema("select * from {schema}.fetch_page($1::text::xid8[], $2::text::xid8,"
+                              " $3::text::pg_snapshot, $4::text::bigint, $5::text::bigint,"
+                              " $6::text::bigint, $7::text::bigint)",
+                              schema)),
+      lateStatement_(inSchema("select {schema}.lowest_late_id($1::text::xid8[])", schema)),
+      rowLimit_(rowLimit),
+      byteLimit_(byteLimit) {}
 
-OutboxReader::Live OutboxReader::fetchLive(const Snapshot& done) {
-  pqxx::nontransaction tx{*connection_};
-  const auto result =
-      postgres::executePrepared(tx, "pillion_fetch_live",
-                                {done.inProgressArray(), std::to_string(done.xmax),
-                                 std::to_string(rowLimit_ + 1), std::to_string(byteLimit_)});
+OutboxReader::Live OutboxReader::fetchLive(pqxx::transaction_base& tx, const Position& from) const {
+  const auto result = postgres::execute(
+      tx, liveStatement_,
+      {from.done.inProgressArray(), std::to_string(from.done.xmax), std::to_string(rowLimit_ + 1),
+       std::to_string(byteLimit_), lanesText(from.lanes)});
   Live live;
   live.now = Snapshot::parse(textOf(result[0][0]));
   live.lastId = integerOf(result[0][1]);
@@ -144,23 +95,24 @@ OutboxReader::Live OutboxReader::fetchLive(const Snapshot& done) {
   return live;
 }
 
-OutboxReader::Paged OutboxReader::fetchPage(const Snapshot& done, const Snapshot& target,
-                                            std::int64_t lastId) {
-  pqxx::nontransaction tx{*connection_};
-  const auto result = postgres::executePrepared(
-      tx, "pillion_fetch_page",
-      {done.inProgressArray(), std::to_string(done.xmax), target.text, std::to_string(lastId),
-       std::to_string(rowLimit_), std::to_string(byteLimit_)});
+OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx,
+                                            const Position& from) const {
+  const auto result =
+      postgres::execute(tx, pageStatement_,
+                        {from.done.inProgressArray(), std::to_string(from.done.xmax),
+                         from.target.text, std::to_string(from.lastId), std::to_string(rowLimit_),
+                         std::to_string(byteLimit_), lanesText(from.lanes)});
   Paged page;
   for (const auto& fields : result) page.rows.push_back(rowFrom(fields, 0));
   page.last = page.rows.size() < rowLimit_ && payloadBytes(page.rows) < byteLimit_;
+  std::ranges::sort(page.rows, {}, &Row::id);
   return page;
 }
 
-std::optional<std::int64_t> OutboxReader::lowestLateId(const Snapshot& done) {
+std::optional<std::int64_t> OutboxReader::lowestLateId(pqxx::transaction_base& tx,
+                                                       const Snapshot& done) const {
   if (done.inProgress.empty()) return std::nullopt;
-  pqxx::nontransaction tx{*connection_};
-  const auto result = postgres::executePrepared(tx, "pillion_fetch_late", {done.inProgressArray()});
+  const auto result = postgres::execute(tx, lateStatement_, {done.inProgressArray()});
   if (result[0][0].is_null()) return std::nullopt;
   return integerOf(result[0][0]);
 }

@@ -27,11 +27,10 @@ std::string insertStatement(const std::string& schema, std::size_t rows);
 void addInsertParameters(postgres::Parameters& parameters, const Event& event,
                          const std::string& source, const TraceContext& trace);
 
-/// Reads the log forward. Prepares its statements on a connection that it does not own.
+/// Reads the log forward, for the lanes of a position.
 class OutboxReader {
  public:
-  OutboxReader(pqxx::connection& connection, const std::string& schema, std::size_t rowLimit,
-               std::size_t byteLimit);
+  OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit);
 
   struct Live {
     std::vector<Row> rows;    // in id order; meaningless when cut
@@ -40,22 +39,24 @@ class OutboxReader {
     std::string server;       // changes when the server restarted, failed over or was promoted
     bool cut = false;         // there are more than the limits allow
   };
-  /// Everything visible now and not visible in `done`.
-  Live fetchLive(const Snapshot& done);
+  /// Everything visible now and not visible in `from.done`.
+  Live fetchLive(pqxx::transaction_base& tx, const Position& from) const;
 
   struct Paged {
-    std::vector<Row> rows;
+    std::vector<Row> rows;  // in id order
     bool last = false;
   };
-  /// The same up to a frozen `target`, in id order above `lastId`.
-  Paged fetchPage(const Snapshot& done, const Snapshot& target, std::int64_t lastId);
+  /// The same up to the frozen `from.target`, in id order above `from.lastId`.
+  Paged fetchPage(pqxx::transaction_base& tx, const Position& from) const;
 
   /// The lowest id written by transactions that were in progress in `done`; nothing when they wrote
   /// none, or have not committed.
-  std::optional<std::int64_t> lowestLateId(const Snapshot& done);
+  std::optional<std::int64_t> lowestLateId(pqxx::transaction_base& tx, const Snapshot& done) const;
 
  private:
-  pqxx::connection* connection_;
+  std::string liveStatement_;
+  std::string pageStatement_;
+  std::string lateStatement_;
   std::size_t rowLimit_;
   std::size_t byteLimit_;
 };

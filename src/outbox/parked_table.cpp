@@ -71,29 +71,37 @@ void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
           {asArray(ids)});
 }
 
-std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema) {
+std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema,
+                                     Lanes lanes) {
   // Jumps from type to type through the index: a million parked events of one type cost one probe.
-  const auto result =
-      tx.exec(inSchema("with recursive jump as ((select type from {schema}.parked where reason ="
-                       " 'unroutable' order by type limit 1) union all select (select p.type from"
-                       " {schema}.parked p where p.type > j.type and p.reason = 'unroutable'"
-                       " order by p.type limit 1) from jump j where j.type is not null)"
-                       " select type from jump where type is not null",
-                       schema));
+  const auto result = execute(
+      tx,
+      inSchema("with recursive jump as ((select type from {schema}.parked where reason ="
+               " 'unroutable' and ($1::text::bigint >> lane::int) & 1 = 1 order by type limit 1)"
+               " union all select (select p.type from {schema}.parked p where p.type > j.type and"
+               " p.reason = 'unroutable' and ($1::text::bigint >> p.lane::int) & 1 = 1"
+               " order by p.type limit 1) from jump j where j.type is not null)"
+               " select type from jump where type is not null",
+               schema),
+      {lanesText(lanes)});
   std::vector<std::string> types;
   for (const auto& row : result) types.push_back(textOf(row[0]));
   return types;
 }
 
 std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
-                            const std::string& type, std::size_t limit) {
-  const auto result =
-      execute(tx,
-              inSchema("select " + std::string(kRowColumns) +
-                           " from {schema}.parked where type = $1::text"
-                           " and reason = 'unroutable' order by type, id limit $2::text::bigint",
-                       schema),
-              {type, std::to_string(limit)});
+                            const std::string& type, Lanes lanes, ReadLimits limits) {
+  const auto result = execute(
+      tx,
+      inSchema("select " + std::string(kRowColumns) +
+                   " from (select b.*, sum(octet_length(payload)::bigint) over (rows between"
+                   " unbounded preceding and 1 preceding) as bytes_before from (select * from"
+                   " {schema}.parked where type = $1::text and reason = 'unroutable'"
+                   " and ($2::text::bigint >> lane::int) & 1 = 1"
+                   " order by type, id limit $3::text::bigint) b) p"
+                   " where coalesce(bytes_before, 0) < $4::text::bigint order by id",
+               schema),
+      {type, lanesText(lanes), std::to_string(limits.rows), std::to_string(limits.bytes)});
   std::vector<Row> rows;
   for (const auto& fields : result) rows.push_back(rowFrom(fields, 0));
   return rows;

@@ -24,9 +24,17 @@ void markRefused(pqxx::transaction_base& tx, const std::string& schema,
 void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
                    const std::vector<std::int64_t>& ids);
 
-std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema);
+/// Types of which events of these lanes wait for a queue.
+std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema,
+                                     Lanes lanes);
+/// The oldest of them of a type: the first, and more while the payloads before stay below the
+/// limit.
+struct ReadLimits {
+  std::size_t rows = 0;
+  std::size_t bytes = 0;
+};
 std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
-                            const std::string& type, std::size_t limit);
+                            const std::string& type, Lanes lanes, ReadLimits limits);
 
 struct ParkedCount {
   std::uint64_t events = 0;

@@ -1,6 +1,7 @@
 #include "outbox/postgres_event_log.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <pillion/error.hpp>
 
 #include "migrate/schema_check.hpp"
@@ -11,101 +12,154 @@
 namespace pillion::outbox {
 namespace {
 
-/// The ring's children have no statistics, on purpose, so the planner must not guess: every fetch
-/// is an ordered index range. Checkpoints need not wait for the disk, since losing one only repeats
-/// events.
-constexpr const char* kSession =
-    "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off;"
-    " set max_parallel_workers_per_gather = 0; set jit = off;"
-    " set plan_cache_mode = force_generic_plan; set synchronous_commit = off;"
-    " set bytea_output = hex; set datestyle = 'ISO'; set idle_in_transaction_session_timeout = "
-    "'60s'";
+/// For one transaction, since a pooler in transaction mode keeps no session. A checkpoint need not
+/// wait for the disk: losing one only repeats events. Parking copies from the ring, whose children
+/// have no statistics, so the planner must not guess.
+constexpr const char* kCheckpointSettings =
+    "set local synchronous_commit = off; set local enable_seqscan = off;"
+    " set local enable_bitmapscan = off; set local jit = off;"
+    " set local idle_in_transaction_session_timeout = '60s'";
+
+/// The pid of our database session, or 0 when a pooler is in between: then libpq was given another
+/// one, and the session's life is not ours.
+int ownBackend(pqxx::transaction_base& tx) {
+  const auto result = tx.exec("select pg_backend_pid()");
+  const int pid = result[0][0].as<int>();
+  return pid == tx.conn().backendpid() ? pid : 0;
+}
+
+void requireHexBytes(pqxx::transaction_base& tx) {
+  const auto result = tx.exec("show bytea_output");
+  if (postgres::textOf(result[0][0]) == "hex") return;
+  throw ConfigError(
+      "bytea_output of this role or database is not hex; run: alter role … set bytea_output = hex");
+}
 
 }  // namespace
 
 PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
     : options_(options),
       schema_(postgres::schemaOf(options.database)),
-      connection_(postgres::connect(options.database, "relay")) {
+      connection_(postgres::connect(options.database, "relay")),
+      reader_(schema_, options.pageEvents, options.pageBytes) {
   postgres::guarded("opening the outbox", [&] {
-    {
-      pqxx::nontransaction tx{*connection_};
-      migrate::requireCurrentSchema(tx, schema_);
-      requireOwnCluster(tx, schema_);
-      identity_ = outboxIdentity(tx, schema_);
-      tx.exec(kSession);
-    }
-    reader_.emplace(*connection_, schema_, options_.pageEvents, options_.pageBytes);
+    pqxx::work tx{*connection_};
+    migrate::requireCurrentSchema(tx, schema_);
+    requireOwnCluster(tx, schema_);
+    requireHexBytes(tx);
+    identity_ = outboxIdentity(tx, schema_);
+    backend_ = ownBackend(tx);
   });
 }
 
-std::optional<Cursor> PostgresEventLog::claim() {
-  std::optional<Cursor> cursor;
-  postgres::guarded("claiming the lanes", [&] {
+Balance PostgresEventLog::balance() {
+  Balance balance;
+  postgres::guarded("sharing the lanes", [&] {
     pqxx::work tx{*connection_};
-    if (!lanesAreFree(tx, schema_)) return;
-    const auto token = takeAllLanes(tx, schema_, options_.relayName, options_.lease);
-    if (!token) return;
-    cursor = readCursor(tx, schema_, *token);
+    if (token_ == 0) {
+      token_ = enterRelay(tx, schema_, options_.relayName, backend_, options_.lease);
+    }
+    const LaneShares shares = readShares(tx, schema_, token_);
+    const int wanted = shares.fair() - shares.mine;
+    if (wanted > 0 && shares.free > 0) balance.taken = takeLanes(tx, schema_, token_, wanted);
+    balance.surplus = std::max(0, -wanted);
+    balance.relays = shares.relays;
     tx.commit();
-    token_ = *token;
   });
-  return cursor;
+  return balance;
 }
 
 Page PostgresEventLog::fetch(const Cursor& from) {
   Page page;
-  postgres::guarded("reading the outbox",
-                    [&] { page = from.paging() ? backlogPage(from) : livePage(from); });
+  postgres::guarded("reading the outbox", [&] { page = nextPage(from); });
   return page;
 }
 
-Page PostgresEventLog::livePage(const Cursor& from) {
+// Lanes at different positions are read in turns, so that the backlog of some does not hold up the
+// others; when none of them has one, all are read up to the same snapshot, and are at one position
+// from there on.
+Page PostgresEventLog::nextPage(const Cursor& from) {
+  const auto& positions = from.positions;
+  const bool anyPaging = std::ranges::any_of(positions, &Position::paging);
+  if (positions.size() > 1 && !anyPaging) return meetingPage(from);
+  const std::size_t chosen = turnOf_++ % positions.size();
+  pqxx::nontransaction tx{*connection_};
+  Page page = positions[chosen].paging() ? backlogPage(tx, positions[chosen])
+                                         : livePage(tx, positions[chosen]);
+  page.more = page.more || anyPaging;
+  Cursor others = from;
+  others.take(positions[chosen].lanes);
+  page.after.add(others);
+  return page;
+}
+
+Page PostgresEventLog::meetingPage(const Cursor& from) {
+  postgres::SnapshotTransaction tx{*connection_};
+  Page all;
+  for (const Position& position : from.positions) {
+    Page page = livePage(tx, position);
+    std::ranges::move(page.rows, std::back_inserter(all.rows));
+    all.after.add(page.after);
+    all.more = all.more || page.more;
+  }
+  tx.commit();
+  std::ranges::sort(all.rows, {}, &Row::id);
+  return all;
+}
+
+Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from) {
   const std::int64_t floor = std::max(from.floor, provenFloor_);
-  OutboxReader::Live live = reader_->fetchLive(from.done);
-  rememberServer(live.server);
-  lastIdSeen_ = live.lastId;
+  OutboxReader::Live live = reader_.fetchLive(tx, from);
+  rememberServer(live);
   Page page;
   if (!live.cut) {
     page.rows = std::move(live.rows);
-    page.after.done = std::move(live.now);
-    page.after.floor = floor;
-    page.after.targetFloor = floor;
+    page.after.positions.push_back({.lanes = from.lanes,
+                                    .done = std::move(live.now),
+                                    .target = {},
+                                    .lastId = 0,
+                                    .floor = floor,
+                                    .targetFloor = floor});
     return page;
   }
   // More than a page: freeze where it ends, and page to there by id. Cutting by transaction would
   // break the order of keys.
-  Cursor backlog = from;
+  Position backlog = from;
   backlog.target = std::move(live.now);
   backlog.targetFloor = floor;
   backlog.lastId = from.floor - 1;  // an unused sequence shows 1 before it has given 1 out
-  if (const auto late = reader_->lowestLateId(from.done)) {
+  if (const auto late = reader_.lowestLateId(tx, from.done)) {
     backlog.lastId = std::min(backlog.lastId, *late - 1);
   }
-  return backlogPage(backlog);
+  return backlogPage(tx, backlog);
 }
 
-Page PostgresEventLog::backlogPage(const Cursor& from) {
-  OutboxReader::Paged paged = reader_->fetchPage(from.done, from.target, from.lastId);
+Page PostgresEventLog::backlogPage(pqxx::transaction_base& tx, const Position& from) {
+  OutboxReader::Paged paged = reader_.fetchPage(tx, from);
   Page page;
   page.more = true;  // at least what was committed since the target was frozen
+  Position after = from;
   if (paged.last) {
-    page.after.done = from.target;
-    page.after.floor = from.targetFloor;
-    page.after.targetFloor = from.targetFloor;
+    after.done = from.target;
+    after.target = {};
+    after.lastId = 0;
+    after.floor = from.targetFloor;
   } else {
-    page.after = from;
-    page.after.lastId = paged.rows.back().id;
+    after.lastId = paged.rows.back().id;
   }
+  page.after.positions.push_back(std::move(after));
   page.rows = std::move(paged.rows);
   return page;
 }
 
-void PostgresEventLog::rememberServer(const std::string& server) {
-  if (server_.empty()) server_ = server;
-  if (server_ == server) return;
-  throw DatabaseError(DatabaseError::Kind::Unavailable,
-                      "PostgreSQL behind this connection restarted or failed over");
+void PostgresEventLog::rememberServer(const OutboxReader::Live& live) {
+  if (server_.empty()) server_ = live.server;
+  // A sequence never goes back, but for a restored or rewound server behind this connection.
+  if (server_ != live.server || live.lastId < lastIdSeen_) {
+    throw DatabaseError(DatabaseError::Kind::Unavailable,
+                        "PostgreSQL behind this connection restarted or failed over");
+  }
+  lastIdSeen_ = live.lastId;
 }
 
 bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
@@ -113,9 +167,8 @@ bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
   postgres::guarded("writing the checkpoint", [&] {
     const std::int64_t seenBefore = lastIdSeen_;
     pqxx::work tx{*connection_};
-    mine = checkpoint.cursorMoved
-               ? writeCursor(tx, schema_, token_, options_.lease, checkpoint.cursor)
-               : renewLease(tx, schema_, token_, options_.lease);
+    tx.exec(kCheckpointSettings);
+    mine = writeCursor(tx, checkpoint);
     if (!mine) return;
     park(tx, schema_, checkpoint.park);
     unpark(tx, schema_, checkpoint.unpark);
@@ -128,28 +181,44 @@ bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
   return mine;
 }
 
+bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) const {
+  const auto write = [&](Hold hold) {
+    return [&, hold](const Position& position) {
+      return writePosition(tx, schema_, token_, options_.lease, position, hold);
+    };
+  };
+  if (!renewLease(tx, schema_, token_, options_.lease)) return false;
+  if (checkpoint.cursorMoved &&
+      !std::ranges::all_of(checkpoint.cursor.positions, write(Hold::Keep))) {
+    return false;
+  }
+  return std::ranges::all_of(checkpoint.give.positions, write(Hold::Give));
+}
+
 void PostgresEventLog::release() {
   postgres::guarded("giving the lanes back", [&] {
     pqxx::work tx{*connection_};
-    giveLanesBack(tx, schema_, token_);
+    leave(tx, schema_, token_);
     tx.commit();
+    token_ = 0;
   });
 }
 
-std::vector<std::string> PostgresEventLog::parkedTypes() {
+std::vector<std::string> PostgresEventLog::parkedTypes(Lanes lanes) {
   std::vector<std::string> types;
   postgres::guarded("reading the parked events", [&] {
     pqxx::nontransaction tx{*connection_};
-    types = outbox::parkedTypes(tx, schema_);
+    types = outbox::parkedTypes(tx, schema_, lanes);
   });
   return types;
 }
 
-std::vector<Row> PostgresEventLog::fetchParked(const std::string& type, std::size_t limit) {
+std::vector<Row> PostgresEventLog::fetchParked(const std::string& type, Lanes lanes,
+                                               std::size_t limit) {
   std::vector<Row> rows;
   postgres::guarded("reading the parked events", [&] {
     pqxx::nontransaction tx{*connection_};
-    rows = readParked(tx, schema_, type, limit);
+    rows = readParked(tx, schema_, type, lanes, {limit, options_.pageBytes});
   });
   return rows;
 }

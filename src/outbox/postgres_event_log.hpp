@@ -27,27 +27,32 @@ class PostgresEventLog : public EventLog {
   /// Throws ConfigError, SchemaError or DatabaseError.
   explicit PostgresEventLog(const EventLogOptions& options);
 
-  std::optional<Cursor> claim() override;
+  Balance balance() override;
   Page fetch(const Cursor& from) override;
   bool checkpoint(const Checkpoint& checkpoint) override;
   void release() override;
-  std::vector<std::string> parkedTypes() override;
-  std::vector<Row> fetchParked(const std::string& type, std::size_t limit) override;
+  std::vector<std::string> parkedTypes(Lanes lanes) override;
+  std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) override;
   void reclaimSpace() override;
   [[nodiscard]] std::string identity() const override { return identity_; }
 
  private:
-  Page livePage(const Cursor& from);
-  Page backlogPage(const Cursor& from);
-  void rememberServer(const std::string& server);
+  Page nextPage(const Cursor& from);
+  Page meetingPage(const Cursor& from);
+  Page livePage(pqxx::transaction_base& tx, const Position& from);
+  Page backlogPage(pqxx::transaction_base& tx, const Position& from);
+  void rememberServer(const OutboxReader::Live& live);
+  bool writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) const;
 
   EventLogOptions options_;
   std::string schema_;
   std::unique_ptr<pqxx::connection> connection_;
-  std::optional<OutboxReader> reader_;
+  OutboxReader reader_;
   std::string identity_;
-  std::int64_t token_ = 0;
-  std::string server_;  // start time and timeline; a change means that ids may have been reused
+  int backend_ = 0;         // pid of our database session, 0 behind a pooler
+  std::int64_t token_ = 0;  // 0 before the first balance
+  std::size_t turnOf_ = 0;  // which position is read next
+  std::string server_;      // start time and timeline; a change means that ids may have been reused
   std::int64_t lastIdSeen_ = 0;   // the sequence, as the latest fetch saw it
   std::int64_t provenFloor_ = 0;  // lastIdSeen_ as it was before our latest committed write
 };

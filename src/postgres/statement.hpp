@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 #include <pqxx/pqxx>
+#include <pqxx/version>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,14 @@ pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
                      const Parameters& parameters);
 pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name,
                              const Parameters& parameters);
+
+/// A transaction of which every statement sees the same snapshot, and which writes nothing.
+#if PQXX_VERSION_MAJOR >= 7
+using SnapshotTransaction =
+    pqxx::transaction<pqxx::isolation_level::repeatable_read, pqxx::write_policy::read_only>;
+#else
+using SnapshotTransaction = pqxx::transaction<pqxx::repeatable_read, pqxx::read_only>;
+#endif
 
 /// Makes sure that a savepoint is really there. libpqxx 6 sends SAVEPOINT with the first `exec` and
 /// not with `exec_params` or `exec_prepared`, which then run outside of it. Costs a round trip

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -24,10 +25,12 @@ enum class Verdict {
 template <typename Value>
 class ConfirmTracker {
  public:
+  using Time = std::chrono::nanoseconds;
+
   /// Tags are handed out one by one, beginning with 1 on a new channel.
-  void sent(std::uint64_t tag, Value value) {
+  void sent(std::uint64_t tag, Value value, Time when = {}) {
     if (entries_.empty()) first_ = tag;
-    entries_.push_back(Entry{std::move(value), false});
+    entries_.push_back(Entry{std::move(value), when});
     ++outstanding_;
   }
 
@@ -78,9 +81,13 @@ class ConfirmTracker {
 
   [[nodiscard]] std::size_t outstanding() const { return outstanding_; }
 
+  /// When the oldest outstanding message was sent; needs one.
+  [[nodiscard]] Time oldestSent() const { return entries_.front().sent; }
+
  private:
   struct Entry {
     std::optional<Value> value;  // nothing once settled
+    Time sent{};
     bool returned = false;
   };
 

@@ -1,6 +1,8 @@
 #include "relay/pipeline.hpp"
 
+#include <algorithm>
 #include <functional>
+#include <iterator>
 #include <utility>
 
 namespace pillion::relay {
@@ -8,6 +10,7 @@ namespace pillion::relay {
 std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
   auto item = std::make_unique<Item>();
   item->id = row.id;
+  item->lane = row.lane;
   item->hasKey = !row.key.empty();
   // A collision makes two keys wait for each other, which costs time and breaks nothing.
   if (item->hasKey) item->key = std::hash<std::string>{}(row.key);
@@ -21,20 +24,34 @@ std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
 void Pipeline::addPage(const outbox::Cursor& after, std::vector<ItemPtr> items,
                        std::size_t passed) {
   fetched_ = after;
-  if (items.empty() && !pages_.empty()) {
-    pages_.back().after = after;  // empty pages do not pile up behind a stuck one
-    pages_.back().hadEvents = pages_.back().hadEvents || passed > 0;
-    return;
-  }
-  // The count comes first: a page without unsettled events is complete, and its cursor may be
-  // moved.
-  pages_.push_back(Page{after, items.size(), items.size() + passed > 0});
-  const std::uint64_t number = firstPage_ + pages_.size() - 1;
+  // The count comes first: a page without unsettled events is complete, and its cursor may move.
+  pages_.push_back(LoadedPage{after, items.size(), items.size() + passed > 0});
+  LoadedPage* page = &pages_.back();
   for (ItemPtr& item : items) {
-    item->page = number;
+    item->page = page;
     enter(std::move(item));
   }
-  advance();
+  if (page->unsettled == 0) complete(page);
+}
+
+void Pipeline::addLanes(const outbox::Cursor& claimed) {
+  fetched_.add(claimed);
+  confirmed_.add(claimed);
+  for (LoadedPage& page : pages_) page.after.add(claimed);
+}
+
+outbox::Lanes Pipeline::idleLanes() const {
+  outbox::Lanes idle = fetched_.lanes();
+  for (int lane = 0; lane < outbox::kLanes; ++lane) {
+    if (unsettledOfLane_[static_cast<std::size_t>(lane)] > 0) idle &= ~outbox::laneBit(lane);
+  }
+  return idle;
+}
+
+outbox::Cursor Pipeline::takeLanes(outbox::Lanes idle) {
+  confirmed_.take(idle);
+  for (LoadedPage& page : pages_) page.after.take(idle);
+  return fetched_.take(idle);
 }
 
 void Pipeline::addParked(ItemPtr item) {
@@ -45,6 +62,7 @@ void Pipeline::addParked(ItemPtr item) {
 void Pipeline::enter(ItemPtr item) {
   ++unsettledEvents_;
   unsettledBytes_ += item->bytes;
+  ++unsettledOfLane_[static_cast<std::size_t>(item->lane)];
   if (!item->hasKey) {
     ready_.push_back(std::move(item));
     return;
@@ -66,10 +84,9 @@ ItemPtr Pipeline::take() {
 void Pipeline::settle(ItemPtr item) {
   --unsettledEvents_;
   unsettledBytes_ -= item->bytes;
+  --unsettledOfLane_[static_cast<std::size_t>(item->lane)];
   releaseKey(*item);
-  if (item->wasParked) return;
-  --pages_[item->page - firstPage_].unsettled;
-  advance();
+  if (item->page != nullptr && --item->page->unsettled == 0) complete(item->page);
 }
 
 void Pipeline::releaseKey(const Item& item) {
@@ -89,13 +106,18 @@ void Pipeline::putBack(std::vector<ItemPtr> items) {
   }
 }
 
-void Pipeline::advance() {
-  while (!pages_.empty() && pages_.front().unsettled == 0) {
-    confirmed_ = pages_.front().after;
-    confirmedMoved_ = confirmedMoved_ || pages_.front().hadEvents;
-    pages_.pop_front();
-    ++firstPage_;
+void Pipeline::complete(LoadedPage* page) {
+  const auto done = std::ranges::find_if(pages_, [&](auto& other) { return &other == page; });
+  if (done == pages_.begin()) {
+    confirmed_ = std::move(page->after);
+    confirmedMoved_ = confirmedMoved_ || page->hadEvents;
+  } else {
+    // Behind a page that is stuck, complete ones do not pile up.
+    LoadedPage& before = *std::prev(done);
+    before.after = std::move(page->after);
+    before.hadEvents = before.hadEvents || page->hadEvents;
   }
+  pages_.erase(done);
 }
 
 }  // namespace pillion::relay

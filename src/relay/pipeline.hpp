@@ -1,12 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
-#include <optional>
-#include <string>
 #include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include "amqp/message.hpp"
@@ -14,13 +15,22 @@
 
 namespace pillion::relay {
 
+/// Events that were read together, and the cursor that is reached when all of them are settled.
+struct LoadedPage {
+  outbox::Cursor after;
+  std::size_t unsettled = 0;
+  bool hadEvents = false;
+};
+
 /// One event on its way through the relay.
 struct Item {
-  std::int64_t id = 0;    // outbox id
+  std::int64_t id = 0;  // outbox id
+  int lane = 0;
   std::uint64_t key = 0;  // hash of the aggregate key; meaningless without hasKey
   bool hasKey = false;
   bool wasParked = false;  // read from the parked events, not from the log
-  std::uint64_t page = 0;  // number of the page it came with
+  bool wasNacked = false;
+  LoadedPage* page = nullptr;  // the page it came with; none for a parked one
   std::size_t bytes = 0;
   amqp::Message message;
 };
@@ -43,6 +53,13 @@ class Pipeline {
   /// Events read from the parked ones: they have no place in the log, and no page.
   void addParked(ItemPtr item);
 
+  /// More lanes, which are where they were claimed.
+  void addLanes(const outbox::Cursor& claimed);
+  /// Lanes of which nothing is unsettled.
+  [[nodiscard]] outbox::Lanes idleLanes() const;
+  /// Lets idle lanes go; returns where they are.
+  outbox::Cursor takeLanes(outbox::Lanes idle);
+
   [[nodiscard]] bool hasReady() const { return !ready_.empty(); }
   [[nodiscard]] const Item& ready() const { return *ready_.front(); }
   /// Hands out the next event to send; it counts as unsettled until `settle`.
@@ -64,23 +81,17 @@ class Pipeline {
   [[nodiscard]] std::size_t unsettledBytes() const { return unsettledBytes_; }
 
  private:
-  struct Page {
-    outbox::Cursor after;
-    std::size_t unsettled = 0;
-    bool hadEvents = false;
-  };
-
   void enter(ItemPtr item);
   void releaseKey(const Item& item);
-  void advance();
+  void complete(LoadedPage* page);
 
   outbox::Cursor fetched_;
   outbox::Cursor confirmed_;
   bool confirmedMoved_ = false;
-  std::deque<Page> pages_;
-  std::uint64_t firstPage_ = 0;  // number of pages_.front()
+  std::list<LoadedPage> pages_;  // all but the last have unsettled events
   std::deque<ItemPtr> ready_;
   std::unordered_map<std::uint64_t, std::deque<ItemPtr>> behind_;  // per unsettled key
+  std::array<std::size_t, outbox::kLanes> unsettledOfLane_{};
   std::size_t unsettledEvents_ = 0;
   std::size_t unsettledBytes_ = 0;
 };

@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kStandbyPoll{200};
+constexpr milliseconds kShareEvery{200};
 constexpr milliseconds kFencePoll{250};
 constexpr milliseconds kSettled{1'000};
 constexpr milliseconds kDrainLimit{10'000};
@@ -57,7 +57,7 @@ void Session::open() {
     if (!error.retryable()) throw;
     brokerOutage_.began(error);
   }
-  channel_.reset();
+  dropChannel();
 }
 
 void Session::serve(const std::stop_token& stop) {
@@ -70,7 +70,7 @@ void Session::serve(const std::stop_token& stop) {
     } catch (const std::exception& error) {
       logger()->error("relay '{}' begins again after: {}", options_.name, error.what());
     }
-    channel_.reset();  // before the log: the lanes must not be free while we could still publish
+    dropChannel();  // before the log: the lanes must not be free while we could still publish
     log_.reset();
     pause(databaseBackoff_.next(), stop);
   }
@@ -87,50 +87,39 @@ void Session::openLog() {
 }
 
 void Session::serveLog(const std::stop_token& stop) {
-  const auto claimed = waitForLanes(stop);
-  if (!claimed) return;
-  databaseOutage_.ended();
-  databaseBackoff_.reset();
-  logger()->info("relay '{}' holds the lanes of {}", options_.name, log_->identity());
-  Turn turn(*log_, *claimed, options_, counters_);
+  Turn turn(*log_, {}, options_, counters_);
+  waiting_ = {};
+  brokerAwaySince_.reset();
   for (;;) {
     const milliseconds retryIn = serveChannel(turn, stop);
-    if (turn.finished() || stop.stop_requested()) break;
+    if (turn.finished() || stop.stop_requested() || othersShouldTry(turn)) break;
     turn.checkpoint();  // keeps the lease while the broker is away
     pause(retryIn, stop);
   }
   turn.writeCheckpoint();
   if (channel_) channel_->close();
-  channel_.reset();
+  dropChannel();
   log_->release();
-}
-
-std::optional<outbox::Cursor> Session::waitForLanes(const std::stop_token& stop) {
-  bool said = false;
-  while (!stop.stop_requested()) {
-    if (auto cursor = log_->claim()) return cursor;
-    databaseOutage_.ended();
-    if (!said) logger()->info("relay '{}' stands by: another relay holds the lanes", options_.name);
-    said = true;
-    pause(kStandbyPoll, stop);
-  }
-  return std::nullopt;
 }
 
 void Session::openChannel() {
   auto channel = std::make_unique<amqp::Connection>(options_.broker, "relay", &wake_);
-  if (options_.fence && !channel->holdExclusiveQueue("pillion.fence." + log_->identity())) {
-    throw FenceHeld();
-  }
   amqp::ensureExchange(*channel, options_.broker.exchange, options_.broker.declareTopology);
   channel->selectConfirms(options_.broker.exchange);
   channel_ = std::move(channel);
+  fences_.emplace(*channel_, "pillion.fence." + log_->identity());
+}
+
+void Session::dropChannel() {
+  fences_.reset();
+  channel_.reset();
 }
 
 milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
   milliseconds retryIn{0};
   try {
     openChannel();
+    if (options_.fence && fences_->hold(turn.lanes()) != turn.lanes()) throw FenceHeld();
     turn.useChannel(channel_.get());
     runTurns(turn, stop);
     return retryIn;
@@ -147,7 +136,8 @@ milliseconds Session::serveChannel(Turn& turn, const std::stop_token& stop) {
     retryIn = std::min(brokerBackoff_.next(), options_.renewEvery);
     turn.channelLost(error);
   }
-  channel_.reset();
+  if (!brokerAwaySince_) brokerAwaySince_ = now();
+  dropChannel();
   return retryIn;
 }
 
@@ -158,6 +148,8 @@ void Session::runTurns(Turn& turn, const std::stop_token& stop) {
     if (stop.stop_requested()) {
       if (!stopSince_) stopSince_ = now();
       turn.finish();
+    } else {
+      shareLanes(turn);
     }
     if (wake_.take()) turn.lookNow();
     turn.run();
@@ -167,9 +159,38 @@ void Session::runTurns(Turn& turn, const std::stop_token& stop) {
       settled = true;
       brokerOutage_.ended();
       brokerBackoff_.reset();
+      brokerAwaySince_.reset();
     }
     reclaimSpaceWhenDue();
   }
+}
+
+void Session::shareLanes(Turn& turn) {
+  if (now() >= nextShare_) {
+    nextShare_ = now() + kShareEvery;
+    const outbox::Balance balance = log_->balance();
+    databaseOutage_.ended();
+    databaseBackoff_.reset();
+    waiting_.add(balance.taken);
+    if (balance.surplus > 0) turn.handOver(balance.surplus);
+  }
+  if (!waiting_.positions.empty() && now() >= nextAdmission_) admitLanes(turn);
+  if (options_.fence) fences_->keepOnly(turn.lanes() | waiting_.lanes());
+}
+
+void Session::admitLanes(Turn& turn) {
+  nextAdmission_ = now() + kFencePoll;
+  const outbox::Lanes claimed = waiting_.lanes();
+  const outbox::Lanes held = options_.fence ? fences_->hold(claimed) : claimed;
+  if (held == 0) return;
+  turn.addLanes(waiting_.take(held));
+  logger()->info("relay '{}' holds {} of {} lanes of {}", options_.name,
+                 outbox::countLanes(turn.lanes()), outbox::kLanes, log_->identity());
+}
+
+bool Session::othersShouldTry(const Turn& turn) const {
+  return turn.lanes() != 0 && brokerAwaySince_ && now() - *brokerAwaySince_ > options_.lease &&
+         log_->balance().relays > 1;
 }
 
 void Session::reclaimSpaceWhenDue() {

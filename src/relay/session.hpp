@@ -11,12 +11,16 @@
 #include "base/outage.hpp"
 #include "base/wake_event.hpp"
 #include "outbox/postgres_event_log.hpp"
+#include "relay/fences.hpp"
 #include "relay/turn.hpp"
 
 namespace pillion::relay {
 
-/// Keeps a relay in business: opens the outbox, stands by until the lanes are free, connects to the
-/// broker, runs turns, and begins again from where it must when a server was lost.
+/// Keeps a relay in business: opens the outbox, connects to the broker, shares the lanes with other
+/// relays, runs turns, and begins again from where it must when a server was lost.
+///
+/// Lanes are taken only with a connection to the broker at hand, and given back when it has been
+/// away for a lease while other relays are there: they may reach it.
 class Session {
  public:
   Session(const RelayOptions& options, Counters& counters, base::WakeEvent& wake);
@@ -31,13 +35,18 @@ class Session {
  private:
   void openLog();
   void openChannel();
-  /// One life of a database session: from the claim to the loss of the session, or to the stop.
+  void dropChannel();
+  /// One life of a database session: to its loss, or to the stop.
   void serveLog(const std::stop_token& stop);
-  std::optional<outbox::Cursor> waitForLanes(const std::stop_token& stop);
   /// One life of a broker connection. Returns when to try again, after it was lost, or when all is
   /// done.
   std::chrono::milliseconds serveChannel(Turn& turn, const std::stop_token& stop);
   void runTurns(Turn& turn, const std::stop_token& stop);
+  /// Takes lanes that are free, gives away what is above the fair share, and lets the turn publish
+  /// those whose fence is held.
+  void shareLanes(Turn& turn);
+  void admitLanes(Turn& turn);
+  [[nodiscard]] bool othersShouldTry(const Turn& turn) const;
   void reclaimSpaceWhenDue();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
   [[nodiscard]] bool drainTimeIsOver() const;
@@ -47,6 +56,11 @@ class Session {
   base::WakeEvent& wake_;
   std::unique_ptr<outbox::PostgresEventLog> log_;
   std::unique_ptr<amqp::Connection> channel_;
+  std::optional<Fences> fences_;  // on channel_
+  outbox::Cursor waiting_;        // lanes of ours whose fence another connection still holds
+  base::Clock::Boot nextShare_{0};
+  base::Clock::Boot nextAdmission_{0};
+  std::optional<base::Clock::Boot> brokerAwaySince_;
   base::Outage databaseOutage_;
   base::Outage brokerOutage_;
   base::Backoff databaseBackoff_;

@@ -30,12 +30,21 @@ Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOpti
       options_(options),
       counters_(counters),
       clock_(clock),
-      pipeline_(claimed),
+      pipeline_({}),
       pace_(options.pollFirst, options.pollMost),
       unroutable_(options.unroutableFirst, options.unroutableMost),
       refusedBackoff_(milliseconds(50), milliseconds(2'000)) {
   lastRenewal_ = clock_.boot();
-  for (const std::string& type : log_.parkedTypes()) unroutable_.add(type, clock_.boot());
+  addLanes(claimed);
+}
+
+void Turn::addLanes(const outbox::Cursor& claimed) {
+  if (claimed.positions.empty()) return;
+  pipeline_.addLanes(claimed);
+  for (const std::string& type : log_.parkedTypes(claimed.lanes())) {
+    unroutable_.add(type, clock_.boot());
+  }
+  pace_.lookNow();
 }
 
 // The order of these lines is the order that makes it safe. A crash at any gap publishes again what
@@ -55,7 +64,7 @@ void Turn::wait() {
 bool Turn::fetch() {
   const Boot now = clock_.boot();
   readyAgain(now);
-  if (finishing_) return false;
+  if (finishing_ || lanesToGive_ > 0) return false;
   const bool parked = fetchParked(now);
   return fetchPage(now) || parked;
 }
@@ -80,15 +89,31 @@ bool Turn::confirm() {
 
 bool Turn::checkpoint() {
   const Boot now = clock_.boot();
+  chooseLanesToGive();
   const bool changed = pipeline_.confirmedMoved() || !pending_.park.empty() ||
                        !pending_.unpark.empty() || !pending_.refuse.empty() ||
                        !pending_.stillParked.empty();
   const bool due = (changed && now - lastCheckpoint_ >= options_.checkpointEvery) ||
                    pending_.park.size() >= options_.pageEvents ||
-                   now - lastRenewal_ >= options_.renewEvery;
+                   !pending_.give.positions.empty() || now - lastRenewal_ >= options_.renewEvery;
   if (!due) return false;
   writeCheckpoint();
   return true;
+}
+
+// Other relays get lanes only at a confirmed boundary. What was refused for now keeps its lane
+// here, and so does what waits behind it; of the other lanes nothing is under way any more.
+void Turn::chooseLanesToGive() {
+  if (lanesToGive_ == 0 || tracker_.outstanding() > 0 || pipeline_.hasReady()) return;
+  outbox::Lanes chosen = 0;
+  const outbox::Lanes idle = pipeline_.idleLanes();
+  for (int lane = outbox::kLanes - 1; lane >= 0 && lanesToGive_ > 0; --lane) {
+    if ((idle & outbox::laneBit(lane)) == 0) continue;
+    chosen |= outbox::laneBit(lane);
+    --lanesToGive_;
+  }
+  lanesToGive_ = 0;
+  pending_.give = pipeline_.takeLanes(chosen);
 }
 
 void Turn::writeCheckpoint() {
@@ -128,10 +153,17 @@ void Turn::channelLost(const Error& error) {
   }
 }
 
+bool Turn::hasRoomForPage() const {
+  return pipeline_.unsettledEvents() < options_.pageEvents &&
+         pipeline_.unsettledBytes() < options_.pageBytes;
+}
+
 bool Turn::fetchPage(Boot now) {
-  const bool room = pipeline_.unsettledEvents() < options_.pageEvents &&
-                    pipeline_.unsettledBytes() < options_.pageBytes;
-  if (!room || now < pace_.next()) return false;
+  if (!hasRoomForPage() || now < pace_.next()) return false;
+  if (lanes() == 0) {
+    pace_.foundNothing(now);
+    return false;
+  }
   outbox::Page page = log_.fetch(pipeline_.fetched());
   std::vector<ItemPtr> items;
   items.reserve(page.rows.size());
@@ -164,7 +196,7 @@ bool Turn::fetchParked(Boot now) {
   if (!pending_.park.empty() || !pending_.unpark.empty() || !pending_.refuse.empty()) {
     writeCheckpoint();
   }
-  auto rows = log_.fetchParked(due->type, due->limit);
+  auto rows = log_.fetchParked(due->type, lanes(), due->limit);
   std::vector<ItemPtr> items;
   for (Row& row : rows) {
     const std::int64_t id = row.id;
@@ -188,11 +220,10 @@ milliseconds Turn::idleTime() const {
   Boot until = now + kLongWait;
   const bool canSend = !blocked_ && pipeline_.hasReady() && windowHasRoom();
   if (canSend || finished()) return milliseconds(0);
-  if (!finishing_ && pipeline_.unsettledEvents() < options_.pageEvents &&
-      pipeline_.unsettledBytes() < options_.pageBytes) {
-    until = std::min(until, pace_.next());
+  if (!finishing_ && lanesToGive_ == 0) {
+    if (hasRoomForPage()) until = std::min(until, pace_.next());
+    if (const auto probe = unroutable_.nextDue()) until = std::min(until, *probe);
   }
-  if (const auto probe = unroutable_.nextDue()) until = std::min(until, *probe);
   if (!refused_.empty()) until = std::min(until, refusedUntil_);
   until = std::min(until, lastRenewal_ + options_.renewEvery);
   if (pipeline_.confirmedMoved())
@@ -226,11 +257,10 @@ void Turn::sendNext() {
     pipeline_.settle(pipeline_.take());
     return;
   }
-  if (tracker_.outstanding() == 0) lastWord_ = clock_.boot();
   try {
     const std::uint64_t tag = channel_->publish(next.message);
     inFlightBytes_ += next.bytes;
-    tracker_.sent(tag, pipeline_.take());
+    tracker_.sent(tag, pipeline_.take(), clock_.boot());
   } catch (const amqp::MessageUnsendable& error) {
     parkRefused(pipeline_.take(), error.what());
     throw;
@@ -250,7 +280,6 @@ void Turn::parkRefused(ItemPtr item, const std::string& why) {
 }
 
 void Turn::handle(amqp::Incoming incoming) {
-  lastWord_ = clock_.boot();
   if (const auto* confirm = std::get_if<amqp::Confirm>(&incoming)) {
     channelProven_ = true;
     tracker_.confirmed(*confirm,
@@ -260,6 +289,7 @@ void Turn::handle(amqp::Incoming incoming) {
         [&](const ItemPtr& item) { return item->message.messageId == returned->messageId; });
   } else if (const auto* blocked = std::get_if<amqp::Blocked>(&incoming)) {
     blocked_ = blocked->now;
+    unblockedAt_ = clock_.boot();
     if (blocked_) {
       logger()->warn("RabbitMQ blocks publishers ({}); waiting", blocked->reason);
     } else {
@@ -282,7 +312,7 @@ void Turn::settle(Verdict verdict, ItemPtr item) {
       return;
     case Verdict::Routed:
       ++counters_.published;
-      refusedBackoff_.reset();
+      if (item->wasNacked) refusedBackoff_.reset();
       if (item->wasParked) {
         pending_.unpark.push_back(item->id);
         unroutable_.routed(item->message.type);
@@ -310,6 +340,7 @@ void Turn::settleUnroutable(ItemPtr item) {
 }
 
 void Turn::retryLater(ItemPtr item) {
+  item->wasNacked = true;
   if (refused_.empty()) refusedUntil_ = clock_.boot() + refusedBackoff_.next();
   refused_.push_back(std::move(item));
 }
@@ -320,10 +351,11 @@ void Turn::readyAgain(Boot now) {
 }
 
 void Turn::requireProgress(Boot now) const {
-  if (tracker_.outstanding() == 0 || blocked_ || now - lastWord_ < options_.broker.stallTimeout) {
-    return;
-  }
-  throw BrokerError("RabbitMQ has confirmed nothing for " +
+  if (tracker_.outstanding() == 0 || blocked_) return;
+  // The oldest, not any: the queue of one event may hang while others are confirmed.
+  const Boot since = std::max(tracker_.oldestSent(), unblockedAt_);
+  if (now - since < options_.broker.stallTimeout) return;
+  throw BrokerError("RabbitMQ has left a message unconfirmed for " +
                     std::to_string(options_.broker.stallTimeout.count()) + " ms");
 }
 

@@ -30,12 +30,21 @@ struct Counters {
   std::atomic<std::uint64_t> checkpoints{0};
 };
 
-/// Everything a relay holds between the claim of its lanes and the loss of its database session. It
-/// outlives connections to the broker: what was in flight on one is sent again on the next.
+/// Everything a relay holds between the claim of its first lanes and the loss of its database
+/// session. It outlives connections to the broker: what was in flight on one is sent again on the
+/// next.
 class Turn {
  public:
   Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
        Counters& counters, const base::Clock& clock = base::systemClock());
+
+  /// Lanes of this relay that may be published from now on, with where they are.
+  void addLanes(const outbox::Cursor& claimed);
+  [[nodiscard]] outbox::Lanes lanes() const { return pipeline_.fetched().lanes(); }
+
+  /// Gives so many lanes to other relays at the next confirmed boundary. Nothing is fetched until
+  /// then, so it comes within the time in which what was fetched is confirmed.
+  void handOver(int lanes) { lanesToGive_ = lanes; }
 
   /// A new channel, for the first time or after `channelLost`.
   void useChannel(amqp::PublishChannel* channel);
@@ -76,6 +85,8 @@ class Turn {
 
   bool fetchPage(Boot now);
   bool fetchParked(Boot now);
+  bool hasRoomForPage() const;
+  void chooseLanesToGive();
   std::chrono::milliseconds idleTime() const;
   /// For the next ready event; needs one.
   bool windowHasRoom() const;
@@ -105,7 +116,8 @@ class Turn {
   Boot refusedUntil_{0};
   Boot lastCheckpoint_{0};
   Boot lastRenewal_{0};
-  Boot lastWord_{0};  // when the broker last said anything while something was in flight
+  Boot unblockedAt_{0};
+  int lanesToGive_ = 0;
   std::uint64_t settled_ = 0;
   bool channelProven_ = false;  // at least one confirm came on this channel
   std::size_t oneByOne_ = 0;    // so many events are sent alone: one of them may be the culprit

@@ -200,23 +200,6 @@ TEST_CASE("SIGTERM finishes the window in flight: relays that come and go leave 
   CHECK(more.empty());
 }
 
-TEST_CASE("a second relay stands by and takes over at once when the first is killed") {
-  Setup setup;
-  TestQueue queue(setup.exchange);
-  auto first = startRelayProcess(setup.database, setup.exchange, "", {"--name", "first"});
-  const auto holder = [&] { return readOutboxStatus(setup.database.options()).lanes.at(0).holder; };
-  REQUIRE(eventually(10s, [&] { return holder() == "first"; }));
-  auto second = startRelayProcess(setup.database, setup.exchange, "", {"--name", "second"});
-  setup.publish(0, 20);
-  CHECK(queue.read(20).size() == 20);
-  CHECK(holder() == "first");
-  first.signal(SIGKILL);
-  REQUIRE(eventually(10s, [&] { return holder() == "second"; }));
-  setup.publish(20, 40);
-  REQUIRE(eventually(20s, [&] { return drained(setup.database); }));
-  CHECK(second.terminate(10s) == 0);
-}
-
 TEST_CASE(
     "a paused relay is replaced after its lease, and when it wakes up its checkpoint is refused") {
   Setup setup;

@@ -28,23 +28,23 @@ void awaitShare(const Traffic& traffic, int percent) {
   }
 }
 
-void killWorkingRelay(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {
-  Member* victim = fleet.workingRelay();
-  if (victim == nullptr) throw std::runtime_error("no relay works");
+void killRelay(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {
+  const auto shares = fleet.lanesOfRelays();
+  if (shares.empty()) throw std::runtime_error("no relay works");
+  const auto& [victim, lanes] = *shares.begin();
   const auto pid = victim->process->pid();
   victim->process->signal(SIGKILL);
   victim->process->wait();
   const auto killed = Clock::now();
-  terminal.step(fmt::format("{} killed with SIGKILL (pid {}) after {} commits", victim->name, pid,
-                            traffic.succeeded()));
-  Member* successor = nullptr;
-  if (!waitFor(seconds(20), [&] { return (successor = fleet.workingRelay()) != nullptr; })) {
-    throw std::runtime_error("no relay took over within 20 s");
+  terminal.step(fmt::format("{} killed with SIGKILL (pid {}, {} lanes) after {} commits",
+                            victim->name, pid, lanes, traffic.succeeded()));
+  if (!waitFor(seconds(20), [&] { return fleet.relaysHoldAllLanes(); })) {
+    throw std::runtime_error("no relay took the lanes over within 20 s");
   }
-  terminal.step(fmt::format("{} (pid {}) has taken over, {:.2f} s later", successor->name,
-                            successor->process->pid(), secondsSince(killed)));
+  terminal.step(fmt::format("its lanes are taken over, {:.2f} s later", secondsSince(killed)));
   const auto& fresh = fleet.addRelay();
-  terminal.step(fmt::format("{} started (pid {}), to stand by", fresh.name, fresh.process->pid()));
+  terminal.step(fmt::format("{} started (pid {}), to share the lanes", fresh.name,
+                            fresh.process->pid()));
 }
 
 void restartBroker(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {
@@ -89,7 +89,7 @@ bool play(const DemoOptions& options, Fleet& fleet, Terminal& terminal) {
   terminal.step(fmt::format("{} clients create, change and delete {} products: {} requests",
                             trafficOptions.clients, options.products, traffic.planned()));
   awaitShare(traffic, 25);
-  killWorkingRelay(fleet, traffic, terminal);
+  killRelay(fleet, traffic, terminal);
   awaitShare(traffic, 50);
   restartBroker(fleet, traffic, terminal);
   awaitShare(traffic, 100);

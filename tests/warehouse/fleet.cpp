@@ -78,12 +78,15 @@ void Fleet::start() {
   }
   terminal_.step(fmt::format("{} services answer, their queues exist", members_.size()));
   for (int i = 0; i < options_.relays; ++i) addRelay();
-  Member* working = nullptr;
-  if (!waitFor(seconds(20), [&] { return (working = workingRelay()) != nullptr; })) {
-    throw std::runtime_error("no relay took the outbox's lanes within 20 s");
+  if (!waitFor(seconds(20), [&] { 
+    return static_cast<int>(lanesOfRelays().size()) == options_.relays && relaysHoldAllLanes();
+   })) {
+    throw std::runtime_error("the relays did not share the outbox's lanes within 20 s");
   }
-  terminal_.step(fmt::format("{} works (pid {}){}", working->name, working->process->pid(),
-                             options_.relays > 1 ? ", the other stands by" : ""));
+  for (const auto& [relay, lanes] : lanesOfRelays()) {
+    terminal_.step(fmt::format("{} (pid {}) holds {} lanes", relay->name, relay->process->pid(),
+                               lanes));
+  }
 }
 
 void Fleet::startServers() {
@@ -192,15 +195,22 @@ void Fleet::stop() {
   }
 }
 
-Member* Fleet::workingRelay() {
+std::map<Member*, int> Fleet::lanesOfRelays() {
+  std::map<Member*, int> lanes;
   for (const auto& lane : outboxStatus().lanes) {
     for (const auto& member : members_) {
       if (member->service != "relay" || !member->process->running()) continue;
       // A relay without a name calls itself "host:pid".
-      if (lane.holder.ends_with(fmt::format(":{}", member->process->pid()))) return member.get();
+      if (lane.holder.ends_with(fmt::format(":{}", member->process->pid()))) ++lanes[member.get()];
     }
   }
-  return nullptr;
+  return lanes;
+}
+
+bool Fleet::relaysHoldAllLanes() {
+  std::size_t held = 0;
+  for (const auto& [relay, lanes] : lanesOfRelays()) held += static_cast<std::size_t>(lanes);
+  return held == outboxStatus().lanes.size();
 }
 
 void Fleet::supervise() {

@@ -50,7 +50,7 @@ class Fleet {
   // Throws UsageError when a port is in use.
   Fleet(FleetOptions options, Terminal& terminal);
 
-  // Returns when all services answer, both queues exist and a relay works.
+  // Returns when all services answer, both queues exist and the relays share the lanes.
   void start();
   // In the order that lets each finish what it has begun. Throws when one does not end well.
   void stop();
@@ -58,8 +58,9 @@ class Fleet {
 
   // Starts a relay more.
   Member& addRelay();
-  // The one that holds the outbox's lanes, if any does.
-  Member* workingRelay();
+  // The running relays that hold lanes of the outbox, and how many each.
+  std::map<Member*, int> lanesOfRelays();
+  bool relaysHoldAllLanes();
   // Starts whatever has ended again, and says so. Throws when it cannot stay up.
   void supervise();
 

@@ -5,6 +5,8 @@
 #include <pillion/error.hpp>
 
 using pillion::outbox::Cursor;
+using pillion::outbox::Lanes;
+using pillion::outbox::Position;
 using pillion::outbox::Snapshot;
 
 TEST_CASE("a snapshot is read into its numbers and keeps its text") {
@@ -42,10 +44,63 @@ TEST_CASE("a text with a comma too much is an error") {
   CHECK_THROWS_AS(Snapshot::parse("10:20:10,"), pillion::Error);
 }
 
-TEST_CASE("a cursor pages while it has a target") {
-  Cursor cursor;
-  cursor.done = Snapshot::parse("1:1:");
-  CHECK_FALSE(cursor.paging());
-  cursor.target = Snapshot::parse("2:2:");
-  CHECK(cursor.paging());
+TEST_CASE("a position pages while it has a target") {
+  Position position;
+  position.done = Snapshot::parse("1:1:");
+  CHECK_FALSE(position.paging());
+  position.target = Snapshot::parse("2:2:");
+  CHECK(position.paging());
+}
+
+namespace {
+
+Position positionOf(Lanes lanes, const std::string& done, std::int64_t floor = 0) {
+  Position position;
+  position.lanes = lanes;
+  position.done = Snapshot::parse(done);
+  position.floor = position.targetFloor = floor;
+  return position;
+}
+
+}  // namespace
+
+TEST_CASE("lanes at one place become one position, with the lower floor; others stay apart") {
+  Cursor cursor{{positionOf(0b0011, "5:5:", 70)}};
+  cursor.add({{positionOf(0b0100, "5:5:", 30), positionOf(0b1000, "9:9:", 80)}});
+  REQUIRE(cursor.positions.size() == 2);
+  CHECK(cursor.positions[0].lanes == 0b0111);
+  CHECK(cursor.positions[0].floor == 30);
+  CHECK(cursor.positions[1].lanes == 0b1000);
+  CHECK(cursor.lanes() == 0b1111);
+}
+
+TEST_CASE("paging lanes are at one place only when they are at the same id") {
+  Position early = positionOf(0b01, "5:5:");
+  early.target = Snapshot::parse("9:9:");
+  early.lastId = 100;
+  Position late = early;
+  late.lanes = 0b10;
+  late.lastId = 200;
+  Cursor cursor{{early}};
+  cursor.add({{late}});
+  CHECK(cursor.positions.size() == 2);
+  late.lanes = 0b100;
+  cursor.add({{late}});
+  CHECK(cursor.positions.size() == 2);
+}
+
+TEST_CASE("taking lanes splits positions and leaves none without lanes") {
+  Cursor cursor{{positionOf(0b0011, "5:5:"), positionOf(0b1100, "9:9:")}};
+  const Cursor taken = cursor.take(0b0111);
+  CHECK(taken.lanes() == 0b0111);
+  CHECK(taken.positions.size() == 2);
+  REQUIRE(cursor.positions.size() == 1);
+  CHECK(cursor.positions[0].lanes == 0b1000);
+  CHECK(cursor.positions[0].done.text == "9:9:");
+}
+
+TEST_CASE("a set of all lanes is -1 to PostgreSQL, and the last lane alone its lowest bigint") {
+  CHECK(pillion::outbox::lanesText(pillion::outbox::kAllLanes) == "-1");
+  CHECK(pillion::outbox::lanesText(pillion::outbox::laneBit(63)) == "-9223372036854775808");
+  CHECK(pillion::outbox::countLanes(pillion::outbox::kAllLanes) == 64);
 }

@@ -82,6 +82,13 @@ TEST_CASE("a row's columns are read in the order in which they are asked for") {
 }
 
 TEST_CASE("the columns that are asked for are as many as a row has fields") {
-  const std::string columns = pillion::outbox::kRowColumns;
-  CHECK(std::count(columns.begin(), columns.end(), ',') == 13);
+  // A comma inside parentheses separates arguments, not columns.
+  int depth = 0;
+  int columns = 1;
+  for (const char c : std::string(pillion::outbox::kRowColumns)) {
+    if (c == '(') ++depth;
+    if (c == ')') --depth;
+    if (c == ',' && depth == 0) ++columns;
+  }
+  CHECK(columns == 14);
 }

@@ -9,6 +9,7 @@
 #include "support/scripted_random.hpp"
 
 using pillion::outbox::Cursor;
+using pillion::outbox::Position;
 using pillion::relay::Item;
 using pillion::relay::ItemPtr;
 using pillion::relay::Pipeline;
@@ -17,10 +18,14 @@ using pillion::test::SeededRandom;
 namespace {
 
 Cursor cursorAt(std::int64_t position) {
-  Cursor cursor;
-  cursor.done.text = std::to_string(position);
-  cursor.lastId = position;
-  return cursor;
+  Position place;
+  place.done.text = std::to_string(position);
+  place.lastId = position;
+  return {{place}};
+}
+
+std::int64_t placeOf(const Cursor& cursor) {
+  return cursor.positions.front().lastId;
 }
 
 /// `key` 0 is none.
@@ -68,7 +73,7 @@ class Walk {
       settleOne();
       compare();
     }
-    CHECK(pipeline_.confirmed().lastId == position_);
+    CHECK(placeOf(pipeline_.confirmed()) == position_);
   }
 
  private:
@@ -165,8 +170,8 @@ class Walk {
   }
 
   void compare() {
-    REQUIRE(pipeline_.confirmed().lastId == confirmed_);
-    REQUIRE(pipeline_.fetched().lastId == position_);
+    REQUIRE(placeOf(pipeline_.confirmed()) == confirmed_);
+    REQUIRE(placeOf(pipeline_.fetched()) == position_);
     REQUIRE(pipeline_.confirmedMoved() == moved_);
     REQUIRE(pipeline_.unsettledEvents() == unsettled_.size());
     std::size_t bytes = 0;
@@ -240,16 +245,16 @@ TEST_CASE("the confirmed cursor waits for every event of a page, and of the page
   Pipeline pipeline(cursorAt(0));
   pipeline.addPage(cursorAt(10), listOf(item(1), item(2)));
   pipeline.addPage(cursorAt(20), listOf(item(3)));
-  CHECK(pipeline.fetched().lastId == 20);
+  CHECK(placeOf(pipeline.fetched()) == 20);
   auto one = pipeline.take();
   auto two = pipeline.take();
   pipeline.settle(pipeline.take());
-  CHECK(pipeline.confirmed().lastId == 0);
+  CHECK(placeOf(pipeline.confirmed()) == 0);
   pipeline.settle(std::move(two));
-  CHECK(pipeline.confirmed().lastId == 0);
+  CHECK(placeOf(pipeline.confirmed()) == 0);
   CHECK_FALSE(pipeline.confirmedMoved());
   pipeline.settle(std::move(one));
-  CHECK(pipeline.confirmed().lastId == 20);
+  CHECK(placeOf(pipeline.confirmed()) == 20);
   CHECK(pipeline.confirmedMoved());
   pipeline.clearConfirmedMoved();
   CHECK_FALSE(pipeline.confirmedMoved());
@@ -258,21 +263,21 @@ TEST_CASE("the confirmed cursor waits for every event of a page, and of the page
 TEST_CASE("an empty page moves the cursor, but is nothing to be written for") {
   Pipeline pipeline(cursorAt(0));
   pipeline.addPage(cursorAt(5), {});
-  CHECK(pipeline.confirmed().lastId == 5);
+  CHECK(placeOf(pipeline.confirmed()) == 5);
   CHECK_FALSE(pipeline.confirmedMoved());
 }
 
 TEST_CASE("a page whose every row was parked unsent moves the cursor, which is to be written") {
   Pipeline pipeline(cursorAt(0));
   pipeline.addPage(cursorAt(5), {}, 2);
-  CHECK(pipeline.confirmed().lastId == 5);
+  CHECK(placeOf(pipeline.confirmed()) == 5);
   CHECK(pipeline.confirmedMoved());
   pipeline.clearConfirmedMoved();
   pipeline.addPage(cursorAt(6), listOf(item(1)));
   pipeline.addPage(cursorAt(7), {}, 1);
   CHECK_FALSE(pipeline.confirmedMoved());
   pipeline.settle(pipeline.take());
-  CHECK(pipeline.confirmed().lastId == 7);
+  CHECK(placeOf(pipeline.confirmed()) == 7);
   CHECK(pipeline.confirmedMoved());
 }
 
@@ -280,10 +285,10 @@ TEST_CASE("an empty page behind an unsettled one is confirmed with it, not befor
   Pipeline pipeline(cursorAt(0));
   pipeline.addPage(cursorAt(5), listOf(item(1)));
   pipeline.addPage(cursorAt(6), {});
-  CHECK(pipeline.fetched().lastId == 6);
-  CHECK(pipeline.confirmed().lastId == 0);
+  CHECK(placeOf(pipeline.fetched()) == 6);
+  CHECK(placeOf(pipeline.confirmed()) == 0);
   pipeline.settle(pipeline.take());
-  CHECK(pipeline.confirmed().lastId == 6);
+  CHECK(placeOf(pipeline.confirmed()) == 6);
 }
 
 TEST_CASE("a parked event has no page: it holds up its key, and no cursor") {
@@ -296,10 +301,10 @@ TEST_CASE("a parked event has no page: it holds up its key, and no cursor") {
   CHECK(free->id == 10);
   CHECK_FALSE(pipeline.hasReady());
   pipeline.settle(std::move(parked));
-  CHECK(pipeline.confirmed().lastId == 0);
+  CHECK(placeOf(pipeline.confirmed()) == 0);
   pipeline.settle(std::move(free));
   pipeline.settle(pipeline.take());
-  CHECK(pipeline.confirmed().lastId == 5);
+  CHECK(placeOf(pipeline.confirmed()) == 5);
 }
 
 TEST_CASE("bytes count from their entering until they are settled") {

@@ -35,7 +35,7 @@ class Simulation {
 
   void run() {
     begin();
-    for (int step = 0; log_.saved.lastId < kEvents; ++step) {
+    for (int step = 0; test::FakeEventLog::placeOf(log_.saved) < kEvents; ++step) {
       REQUIRE(step < 100'000);
       addSome();
       if (random_.oneIn(150)) begin();  // the process died: only what was saved is left

@@ -12,10 +12,13 @@ namespace pillion::test {
 class FakeEventLog : public outbox::EventLog {
  public:
   static outbox::Cursor cursorAt(std::int64_t id) {
-    outbox::Cursor cursor;
-    cursor.done.text = std::to_string(id);
-    cursor.lastId = id;
-    return cursor;
+    outbox::Position position;
+    position.done.text = std::to_string(id);
+    position.lastId = id;
+    return {{position}};
+  }
+  static std::int64_t placeOf(const outbox::Cursor& cursor) {
+    return cursor.positions.front().lastId;
   }
 
   /// Commits one more event and returns its id; its event id is "e" and that number.
@@ -48,13 +51,13 @@ class FakeEventLog : public outbox::EventLog {
     return id;
   }
 
-  std::optional<outbox::Cursor> claim() override { return saved; }
+  outbox::Balance balance() override { return {.taken = saved, .surplus = 0, .relays = 1}; }
 
   outbox::Page fetch(const outbox::Cursor& from) override {
     ++fetches;
     outbox::Page page;
     page.after = from;
-    for (auto at = static_cast<std::size_t>(from.lastId); at < rows.size(); ++at) {
+    for (auto at = static_cast<std::size_t>(placeOf(from)); at < rows.size(); ++at) {
       const Row& row = rows[at];
       if (page.rows.size() == pageRows) {
         page.more = true;
@@ -81,7 +84,7 @@ class FakeEventLog : public outbox::EventLog {
 
   void release() override {}
 
-  std::vector<std::string> parkedTypes() override {
+  std::vector<std::string> parkedTypes(outbox::Lanes) override {
     std::vector<std::string> types;
     for (const auto& [id, entry] : parked) {
       if (entry.reason == "unroutable") types.push_back(entry.row.type);
@@ -89,7 +92,7 @@ class FakeEventLog : public outbox::EventLog {
     return types;
   }
 
-  std::vector<Row> fetchParked(const std::string& type, std::size_t limit) override {
+  std::vector<Row> fetchParked(const std::string& type, outbox::Lanes, std::size_t limit) override {
     ++parkedFetches;
     std::vector<Row> found;
     for (const auto& [id, entry] : parked) {
