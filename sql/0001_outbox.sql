@@ -141,13 +141,13 @@ begin
             select o.id from outbox o where o.xid = late.xid order by o.xid, o.id limit 1) first);
 end $$;
 
--- Events that the broker could not route. A relay moves them here in the transaction that moves its
--- cursor past them, and removes them when they were routed after all.
+-- Events that could not be published when it was their turn. A relay moves them here in the
+-- transaction that moves its cursor past them, and removes them when they were published after all.
 create table parked (
   id             bigint      primary key,  -- the outbox id
   lane           smallint    not null,
-  reason         text        not null,
-  attempts       int         not null default 1,
+  reason         text        not null,  -- unroutable, refused, invalid …, suspect, held
+  attempts       int         not null,
   parked_at      timestamptz not null default clock_timestamp(),
   created_at     timestamptz not null,
   event_id       uuid        not null,
@@ -163,7 +163,9 @@ create table parked (
   headers        json,
   payload        bytea       not null
 );
-create index parked_type on parked (type, id);
+create index parked_type on parked (type, id) where reason = 'unroutable';
+create index parked_key on parked (key, id) where key is not null;
+create index parked_refused on parked (id) where reason = 'refused';
 
 -- Which cluster the cursor belongs to: transaction ids mean nothing in another one.
 create table meta (
@@ -195,6 +197,8 @@ create table lane (
   last_id  bigint,                -- … and how far in it everything is confirmed
   floor_id bigint      not null default 0,  -- no event that `done` does not see has a lower id,
                                             -- except those of its in-progress transactions
+  crashes    int   not null default 0,  -- so many holders in a row ended before they moved this
+  suspect_id bigint,                    -- what the last of them was about to send, when it said so
   check ((target is null) = (last_id is null))
 ) with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200,
         autovacuum_vacuum_cost_delay = 0);

@@ -11,6 +11,18 @@
 
 namespace pillion {
 
+/// What a parked event means for the later events of its key.
+enum class ParkedPolicy {
+  Continue,  ///< they go on; when the parked one follows, it comes late
+  Hold,      ///< they wait behind it, in order; other keys go on
+};
+
+/// What happens to an event that no queue takes.
+enum class UnroutablePolicy {
+  Park,  ///< it is kept until a queue is bound
+  Drop,  ///< it is counted and forgotten: for events that are nothing when nobody listens
+};
+
 struct RelayOptions {
   DatabaseOptions database = {};
   BrokerOptions broker = {};
@@ -50,17 +62,32 @@ struct RelayOptions {
   /// publish at the same time. Off only for brokers where the relay may not declare queues.
   bool fence = true;
 
+  /// What a parked event means for the later events of its key. The same for all relays of an
+  /// outbox. With Hold the relay remembers every key that has parked events (about 100 bytes each),
+  /// and a key whose event the broker refuses for good waits until an operator discards it.
+  ParkedPolicy parked = ParkedPolicy::Continue;
+
+  /// Park, unless losing the event is right when nobody listens.
+  UnroutablePolicy unroutable = UnroutablePolicy::Park;
+
   /// Wait before an unroutable event is tried again: doubled from the first to the second. Other
   /// events are not held up.
   std::chrono::milliseconds unroutableFirst{500};
   std::chrono::milliseconds unroutableMost{30'000};
+
+  /// The same for events over which the broker closed the channel (larger than it takes): one is
+  /// tried again, alone. Each attempt may cost the connection, so not often.
+  std::chrono::milliseconds refusedFirst{60'000};
+  std::chrono::milliseconds refusedMost{3'600'000};
 };
 
 /// Counters since the relay was created; they never go back.
 struct RelayStats {
   std::uint64_t published = 0;   ///< confirmed *and* routed by the broker
   std::uint64_t nacked = 0;      ///< refused by the broker for now, sent again
-  std::uint64_t unroutable = 0;  ///< returned: no queue was bound; parked until one is
+  std::uint64_t unroutable = 0;  ///< returned: no queue was bound; parked, or dropped
+  std::uint64_t parked = 0;      ///< events moved to the parked ones, for whatever reason
+  std::uint64_t dropped = 0;     ///< unroutable, and the policy is to drop them
   std::uint64_t repeated = 0;    ///< sent again because a connection ended before the confirm
   std::uint64_t pages = 0;       ///< pages with at least one event
   std::uint64_t checkpoints = 0;
@@ -69,7 +96,16 @@ struct RelayStats {
 /// One relay: as a thread of the service (`start`, `stop`) or as a program's main loop (`run`; that
 /// is what `pillion relay` does). Owns one connection to each server, both used by one thread only.
 ///
-/// Several relays of one outbox may run: one works, the others stand by and take over when it ends.
+/// Several relays of one outbox share its 64 lanes; a key always has the same lane, so its events
+/// are published by one relay at a time, in order. Relays that come get a fair share at the next
+/// confirmed boundary; the lanes of one that is killed are taken over at once, those of one that is
+/// paused or cut off after its lease. A second relay adds safety; one alone saturates a broker.
+///
+/// An event that cannot be published (no queue takes it, the broker refuses it, no message can be
+/// made of it, or relays end over it three times in a row) is parked in the database and holds up
+/// no other. A server that is away is no such failure: nothing is parked, the relay waits and says
+/// why.
+///
 /// An event counts as published when the broker has confirmed and routed it; after a crash, what
 /// was published since the last checkpoint is published again (at least once), in the same order
 /// per key.

@@ -7,9 +7,11 @@
 namespace pillion::base {
 
 void Outage::began(const Error& error) {
-  const bool isNew = reason_.empty();
-  reason_ = error.what();
-  if (isNew) logger()->warn("{} waits: {}", who_, reason_);
+  // Said once; but what somebody must mend is not hidden behind what merely passes.
+  const std::string reason = error.what();
+  const bool said = !reason_.empty() && (error.retryable() || reason == reason_);
+  reason_ = reason;
+  if (!said) logger()->warn("{} waits: {}", who_, reason_);
 }
 
 void Outage::ended() {

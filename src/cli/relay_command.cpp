@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <csignal>
+#include <map>
 #include <pillion/log.hpp>
 #include <pillion/relay.hpp>
 #include <thread>
@@ -53,8 +54,8 @@ void addMilliseconds(CLI::App& command, const std::string& flag, std::chrono::mi
 }
 
 void report(const RelayStats& stats) {
-  logger()->info("relay ended: {} published, {} repeated, {} unroutable, {} refused",
-                 stats.published, stats.repeated, stats.unroutable, stats.nacked);
+  logger()->info("relay ended: {} published, {} repeated, {} nacked, {} parked, {} dropped",
+                 stats.published, stats.repeated, stats.nacked, stats.parked, stats.dropped);
 }
 
 }  // namespace
@@ -81,6 +82,17 @@ void addRelayCommand(CLI::App& app) {
           [options](int seconds) { options->broker.heartbeat = std::chrono::seconds(seconds); },
           "AMQP heartbeat (10)")
       ->check(CLI::Range(1, 600));
+  command
+      ->add_option("--parked", options->parked,
+                   "What a parked event means for later ones of its key")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, ParkedPolicy>{
+          {"continue", ParkedPolicy::Continue}, {"hold", ParkedPolicy::Hold}}))
+      ->default_str("continue");
+  command
+      ->add_option("--unroutable", options->unroutable, "What happens to an event without a queue")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, UnroutablePolicy>{
+          {"park", UnroutablePolicy::Park}, {"drop", UnroutablePolicy::Drop}}))
+      ->default_str("park");
   command->add_flag("!--no-declare", options->broker.declareTopology,
                     "Only check that the exchange exists");
   command->add_flag("!--no-fence", options->fence,

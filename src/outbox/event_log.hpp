@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,38 @@ struct Page {
   bool more = false;  // there is more to read right now
 };
 
-/// An event to be moved to the parked events.
+/// Why an event is parked, and how often it was sent for it.
 struct Park {
   std::int64_t id = 0;
   std::string reason;
+  int attempts = 0;
+};
+
+/// What is to be written about the parked events.
+struct ParkedChanges {
+  std::vector<Park> park;            // moved there from the log
+  std::vector<std::int64_t> unpark;  // published after all
+  std::vector<Park> retried;         // still there: the reason now, and attempts to be added
+};
+
+/// What is parked of some lanes.
+struct ParkedKey {
+  std::string key;
+  int lane = 0;
+  std::int64_t firstId = 0;
+  bool due = false;  // its oldest parked event only waited for an earlier one
+};
+struct ParkedSummary {
+  std::vector<std::string> unroutableTypes;
+  bool anyRefused = false;
+  std::vector<ParkedKey> keys;
+};
+
+/// Events that waited behind others of their keys.
+struct HeldRows {
+  std::vector<Row> rows;
+  std::set<std::string> headed;  // keys that wait for an event parked for another reason
+  bool cut = false;              // there may be more
 };
 
 /// What one checkpoint writes, in one transaction.
@@ -30,17 +59,16 @@ struct Checkpoint {
   Cursor cursor;
   bool cursorMoved = false;
   Cursor give;  // lanes to be free for other relays from here on
-  std::vector<Park> park;
-  std::vector<std::int64_t> unpark;       // parked ids that were routed after all
-  std::vector<std::int64_t> refuse;       // parked ids that the broker will never take
-  std::vector<std::int64_t> stillParked;  // parked ids that were tried in vain
+  ParkedChanges parked;
 };
 
 /// What a look at the other relays led to.
 struct Balance {
   Cursor taken;     // lanes that are this relay's now
   int surplus = 0;  // so many should be given to others
-  int relays = 1;   // alive, this one included
+  int crashes = 0;  // so many relays in a row ended without having moved a cursor of theirs
+  std::vector<std::int64_t> suspects;  // what was about to be sent when the last of them ended
+  int relays = 1;                      // alive, this one included
 };
 
 /// The relay's whole view of the database: narrow, so that a simulator can stand in for it.
@@ -64,10 +92,19 @@ class EventLog {
   /// Gives all lanes back at the cursor of the last checkpoint.
   virtual void release() = 0;
 
-  /// Types that have events of these lanes parked as unroutable.
-  virtual std::vector<std::string> parkedTypes(Lanes lanes) = 0;
-  /// The oldest of them of a type, at most `limit`, and no more bytes than a page.
+  /// Notes that the event is about to be handled, for the case that this process ends over it.
+  virtual void suspect(int lane, std::int64_t id) = 0;
+
+  /// What is parked of these lanes. The keys are all with parked events, when `hold`; else only
+  /// those with events that waited while the policy was another one.
+  virtual ParkedSummary parkedSummary(Lanes lanes, bool hold) = 0;
+  /// The oldest unroutable events of a type, at most `limit`, and no more bytes than a page.
   virtual std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) = 0;
+  /// The oldest held events of these keys up to one that is parked for another reason; when not
+  /// `hold`, all.
+  virtual HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) = 0;
+  /// The first refused event with a higher id, if there is one.
+  virtual std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) = 0;
 
   /// Empties a ring child whose events are all published, when there is one.
   virtual void reclaimSpace() = 0;

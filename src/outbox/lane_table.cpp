@@ -123,8 +123,8 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
   return shares;
 }
 
-Cursor takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                 int limit) {
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token, int limit,
+               Balance& balance) {
   // The row lock orders this against a renewal on its way: either that comes first and the row is
   // not expired any more, or it finds itself fenced.
   tx.exec(inSchema(
@@ -132,19 +132,32 @@ Cursor takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int
       schema));
   const auto taken = execute(
       tx,
-      statement("update {schema}.lane l set token = $1::text::bigint where l.lane in (select x.lane"
+      statement("update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
+                " case when l.token is null then 0 else 1 end where l.lane in (select x.lane"
                 " from {schema}.lane x left join {schema}.relay r on r.token = x.token where"
                 " r.token is null or r.fenced order by x.lane limit $2::text::bigint for update of"
-                " x skip locked) returning lane, done::text, target::text, last_id, floor_id",
+                " x skip locked) returning lane, done::text, target::text, last_id, floor_id,"
+                " crashes, suspect_id",
                 schema),
       {std::to_string(token), std::to_string(limit)});
   tx.exec(
       statement("delete from {schema}.relay r where fenced and not exists (select from"
                 " {schema}.lane l where l.token = r.token)",
                 schema));
-  Cursor cursor;
-  for (const auto& row : taken) cursor.add({{positionFrom(row)}});
-  return cursor;
+  for (const auto& row : taken) {
+    balance.taken.add({{positionFrom(row)}});
+    balance.crashes = std::max(balance.crashes, static_cast<int>(integerOf(row[5])));
+    if (!row[6].is_null()) balance.suspects.push_back(integerOf(row[6]));
+  }
+}
+
+void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                  int lane, std::int64_t id) {
+  execute(tx,
+          statement("update {schema}.lane set suspect_id = $3::text::bigint where lane ="
+                    " $2::text::smallint and token = $1::text::bigint",
+                    schema),
+          {std::to_string(token), std::to_string(lane), std::to_string(id)});
 }
 
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
@@ -157,7 +170,7 @@ bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::i
                         " update {schema}.lane l set done = $3::text::pg_snapshot,"
                         " target = nullif($4::text, '')::pg_snapshot,"
                         " last_id = case when $4::text = '' then null else $5::text::bigint end,"
-                        " floor_id = $6::text::bigint,"
+                        " floor_id = $6::text::bigint, crashes = 0, suspect_id = null,"
                         " token = case when $8::text = 'keep' then l.token end from mine"
                         " where l.token = mine.token and ($7::text::bigint >> l.lane::int) & 1 = 1",
                         schema),

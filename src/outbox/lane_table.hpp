@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "outbox/cursor.hpp"
+#include "outbox/event_log.hpp"
 
 // Every statement on the tables `relay`, `lane` and `meta`: who owns the cursor, and where it is.
 
@@ -45,9 +46,14 @@ struct LaneShares {
 LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
 
 /// Fences every relay that is gone (lease run out, or database session ended) and takes at most
-/// `limit` free lanes for a token. Lanes that another relay is taking this moment are passed over.
-Cursor takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                 int limit);
+/// `limit` free lanes for a token, with what is known of the relays that had them. Lanes that
+/// another relay is taking this moment are passed over.
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token, int limit,
+               Balance& balance);
+
+/// Notes what a relay is about to send, for whoever takes the lane over from it.
+void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                  int lane, std::int64_t id);
 
 /// Renews the lease and writes where lanes of a token that is not fenced are; with `Give`, they are
 /// then free. False when the token is fenced or gone, or holds not all of them: roll back.

@@ -1,6 +1,8 @@
 #include "outbox/parked_table.hpp"
 
 #include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "outbox/row_columns.hpp"
 #include "postgres/identifier.hpp"
@@ -23,58 +25,67 @@ std::string asArray(const std::vector<std::int64_t>& ids) {
   return array + '}';
 }
 
+/// Statements by reason and attempts, of which there are few; payloads never leave the server.
+using ByReason = std::map<std::pair<std::string, int>, std::vector<std::int64_t>>;
+
+ByReason byReason(const std::vector<Park>& events) {
+  ByReason groups;
+  for (const Park& event : events) groups[{event.reason, event.attempts}].push_back(event.id);
+  return groups;
+}
+
+/// A branch, cut by bytes as well. octet_length does not read a toasted payload.
+std::string cutByBytes(const std::string& branch, const std::string& limit) {
+  return "select " + std::string(kRowColumns) +
+         " from (select b.*, sum(octet_length(payload)::bigint) over (order by id rows between"
+         " unbounded preceding and 1 preceding) as bytes_before from (" +
+         branch + ") b) p where coalesce(bytes_before, 0) < " + limit + " order by id";
+}
+
+std::vector<Row> rowsOf(const pqxx::result& result) {
+  std::vector<Row> rows;
+  for (const auto& fields : result) rows.push_back(rowFrom(fields, 0));
+  return rows;
+}
+
+/// A list of texts as one parameter.
+std::string asJson(const std::vector<std::string>& texts) {
+  return nlohmann::json(texts).dump();
+}
+
 }  // namespace
 
-void park(pqxx::transaction_base& tx, const std::string& schema, const std::vector<Park>& events) {
-  if (events.empty()) return;
-  // One statement per reason, and there are few; the payloads never leave the server.
-  std::map<std::string, std::vector<std::int64_t>> byReason;
-  for (const Park& event : events) byReason[event.reason].push_back(event.id);
+void writeParked(pqxx::transaction_base& tx, const std::string& schema,
+                 const ParkedChanges& changes) {
   const std::string columns =
       "id, lane, created_at, event_id, type, source, key, time, content_type, correlation_id,"
       " causation_id, traceparent, tracestate, headers, payload";
-  for (const auto& [reason, ids] : byReason) {
+  for (const auto& [reason, ids] : byReason(changes.park)) {
     execute(tx,
-            inSchema("insert into {schema}.parked (reason, " + columns + ") select $1::text, " +
-                         columns +
-                         " from {schema}.outbox where id = any($2::text::bigint[])"
+            inSchema("insert into {schema}.parked (reason, attempts, " + columns +
+                         ") select $1::text, $2::text::int, " + columns +
+                         " from {schema}.outbox where id = any($3::text::bigint[])"
                          " on conflict do nothing",
                      schema),
-            {reason, asArray(ids)});
+            {reason.first, std::to_string(reason.second), asArray(ids)});
   }
-}
-
-void unpark(pqxx::transaction_base& tx, const std::string& schema,
-            const std::vector<std::int64_t>& ids) {
-  if (ids.empty()) return;
+  for (const auto& [reason, ids] : byReason(changes.retried)) {
+    execute(tx,
+            inSchema("update {schema}.parked set reason = $1::text, attempts = attempts +"
+                     " $2::text::int where id = any($3::text::bigint[])",
+                     schema),
+            {reason.first, std::to_string(reason.second), asArray(ids)});
+  }
+  if (changes.unpark.empty()) return;
   execute(tx, inSchema("delete from {schema}.parked where id = any($1::text::bigint[])", schema),
-          {asArray(ids)});
+          {asArray(changes.unpark)});
 }
 
-void markRefused(pqxx::transaction_base& tx, const std::string& schema,
-                 const std::vector<std::int64_t>& ids) {
-  if (ids.empty()) return;
-  execute(tx,
-          inSchema("update {schema}.parked set reason = 'refused' where id ="
-                   " any($1::text::bigint[])",
-                   schema),
-          {asArray(ids)});
-}
-
-void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
-                   const std::vector<std::int64_t>& ids) {
-  if (ids.empty()) return;
-  execute(tx,
-          inSchema("update {schema}.parked set attempts = attempts + 1 where id ="
-                   " any($1::text::bigint[])",
-                   schema),
-          {asArray(ids)});
-}
-
-std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema,
-                                     Lanes lanes) {
+ParkedSummary summarizeParked(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
+                              bool hold) {
+  ParkedSummary summary;
   // Jumps from type to type through the index: a million parked events of one type cost one probe.
-  const auto result = execute(
+  const auto types = execute(
       tx,
       inSchema("with recursive jump as ((select type from {schema}.parked where reason ="
                " 'unroutable' and ($1::text::bigint >> lane::int) & 1 = 1 order by type limit 1)"
@@ -84,27 +95,73 @@ std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::stri
                " select type from jump where type is not null",
                schema),
       {lanesText(lanes)});
-  std::vector<std::string> types;
-  for (const auto& row : result) types.push_back(textOf(row[0]));
-  return types;
+  for (const auto& row : types) summary.unroutableTypes.push_back(textOf(row[0]));
+  summary.anyRefused = !readRefused(tx, schema, lanes, 0).empty();
+  const auto keys = execute(
+      tx,
+      inSchema(hold ? "select distinct on (key) key, lane, id, reason = 'held' from {schema}.parked"
+                      " where key is not null and ($1::text::bigint >> lane::int) & 1 = 1"
+                      " order by key, id"
+                    : "select key, lane, min(id), true from {schema}.parked where reason = 'held'"
+                      " and ($1::text::bigint >> lane::int) & 1 = 1 group by key, lane",
+               schema),
+      {lanesText(lanes)});
+  for (const auto& row : keys) {
+    summary.keys.push_back({textOf(row[0]), static_cast<int>(integerOf(row[1])), integerOf(row[2]),
+                            row[3].as<bool>()});
+  }
+  return summary;
 }
 
-std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
-                            const std::string& type, Lanes lanes, ReadLimits limits) {
-  const auto result = execute(
+std::vector<Row> readUnroutable(pqxx::transaction_base& tx, const std::string& schema,
+                                const std::string& type, Lanes lanes, ReadLimits limits) {
+  return rowsOf(
+      execute(tx,
+              inSchema(cutByBytes("select * from {schema}.parked where type = $1::text and reason ="
+                                  " 'unroutable' and ($2::text::bigint >> lane::int) & 1 = 1"
+                                  " order by type, id limit $3::text::bigint",
+                                  "$4::text::bigint"),
+                       schema),
+              {type, lanesText(lanes), std::to_string(limits.rows), std::to_string(limits.bytes)}));
+}
+
+HeldRows readHeld(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::vector<std::string>& keys, bool hold, ReadLimits limits) {
+  const std::string ofKeys = "key in (select json_array_elements_text($1::text::json))";
+  const std::string head =
+      " and not exists (select from {schema}.parked h where h.key = q.key and"
+      " h.id < q.id and h.reason <> 'held')";
+  HeldRows held;
+  held.rows =
+      rowsOf(execute(tx,
+                     inSchema(cutByBytes("select * from {schema}.parked q where " + ofKeys +
+                                             " and reason = 'held'" + (hold ? head : "") +
+                                             " order by id limit $2::text::bigint",
+                                         "$3::text::bigint"),
+                              schema),
+                     {asJson(keys), std::to_string(limits.rows), std::to_string(limits.bytes)}));
+  std::size_t bytes = 0;
+  for (const Row& row : held.rows) bytes += row.payload.size();
+  held.cut = held.rows.size() >= limits.rows || bytes >= limits.bytes;
+  if (!hold) return held;
+  const auto headed = execute(
       tx,
-      inSchema("select " + std::string(kRowColumns) +
-                   " from (select b.*, sum(octet_length(payload)::bigint) over (rows between"
-                   " unbounded preceding and 1 preceding) as bytes_before from (select * from"
-                   " {schema}.parked where type = $1::text and reason = 'unroutable'"
-                   " and ($2::text::bigint >> lane::int) & 1 = 1"
-                   " order by type, id limit $3::text::bigint) b) p"
-                   " where coalesce(bytes_before, 0) < $4::text::bigint order by id",
+      inSchema("select distinct key from {schema}.parked where reason <> 'held' and " + ofKeys,
                schema),
-      {type, lanesText(lanes), std::to_string(limits.rows), std::to_string(limits.bytes)});
-  std::vector<Row> rows;
-  for (const auto& fields : result) rows.push_back(rowFrom(fields, 0));
-  return rows;
+      {asJson(keys)});
+  for (const auto& row : headed) held.headed.insert(textOf(row[0]));
+  return held;
+}
+
+std::vector<Row> readRefused(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
+                             std::int64_t after) {
+  return rowsOf(execute(tx,
+                        inSchema("select " + std::string(kRowColumns) +
+                                     " from {schema}.parked where reason = 'refused' and id >"
+                                     " $2::text::bigint and ($1::text::bigint >> lane::int) & 1 = 1"
+                                     " order by id limit 1",
+                                 schema),
+                        {lanesText(lanes), std::to_string(after)}));
 }
 
 ParkedCount countParked(pqxx::transaction_base& tx, const std::string& schema) {

@@ -14,27 +14,25 @@
 
 namespace pillion::outbox {
 
-/// Copies events from the outbox; those that are parked already stay as they are.
-void park(pqxx::transaction_base& tx, const std::string& schema, const std::vector<Park>& events);
-void unpark(pqxx::transaction_base& tx, const std::string& schema,
-            const std::vector<std::int64_t>& ids);
-/// They stay, and are no longer tried.
-void markRefused(pqxx::transaction_base& tx, const std::string& schema,
-                 const std::vector<std::int64_t>& ids);
-void countAttempts(pqxx::transaction_base& tx, const std::string& schema,
-                   const std::vector<std::int64_t>& ids);
+/// Copies events from the outbox (those that are parked already stay as they are), removes what was
+/// published, notes what was tried.
+void writeParked(pqxx::transaction_base& tx, const std::string& schema,
+                 const ParkedChanges& changes);
 
-/// Types of which events of these lanes wait for a queue.
-std::vector<std::string> parkedTypes(pqxx::transaction_base& tx, const std::string& schema,
-                                     Lanes lanes);
-/// The oldest of them of a type: the first, and more while the payloads before stay below the
-/// limit.
+ParkedSummary summarizeParked(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
+                              bool hold);
+
+/// The oldest first: one, and more while the payloads before stay below the limit.
 struct ReadLimits {
   std::size_t rows = 0;
   std::size_t bytes = 0;
 };
-std::vector<Row> readParked(pqxx::transaction_base& tx, const std::string& schema,
-                            const std::string& type, Lanes lanes, ReadLimits limits);
+std::vector<Row> readUnroutable(pqxx::transaction_base& tx, const std::string& schema,
+                                const std::string& type, Lanes lanes, ReadLimits limits);
+HeldRows readHeld(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::vector<std::string>& keys, bool hold, ReadLimits limits);
+std::vector<Row> readRefused(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
+                             std::int64_t after);
 
 struct ParkedCount {
   std::uint64_t events = 0;

@@ -52,6 +52,16 @@ PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
   });
 }
 
+template <typename Result, typename Read>
+Result PostgresEventLog::readParkedEvents(const Read& read) {
+  Result result;
+  postgres::guarded("reading the parked events", [&] {
+    pqxx::nontransaction tx{*connection_};
+    result = read(tx);
+  });
+  return result;
+}
+
 Balance PostgresEventLog::balance() {
   Balance balance;
   postgres::guarded("sharing the lanes", [&] {
@@ -61,7 +71,7 @@ Balance PostgresEventLog::balance() {
     }
     const LaneShares shares = readShares(tx, schema_, token_);
     const int wanted = shares.fair() - shares.mine;
-    if (wanted > 0 && shares.free > 0) balance.taken = takeLanes(tx, schema_, token_, wanted);
+    if (wanted > 0 && shares.free > 0) takeLanes(tx, schema_, token_, wanted, balance);
     balance.surplus = std::max(0, -wanted);
     balance.relays = shares.relays;
     tx.commit();
@@ -170,10 +180,7 @@ bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
     tx.exec(kCheckpointSettings);
     mine = writeCursor(tx, checkpoint);
     if (!mine) return;
-    park(tx, schema_, checkpoint.park);
-    unpark(tx, schema_, checkpoint.unpark);
-    markRefused(tx, schema_, checkpoint.refuse);
-    countAttempts(tx, schema_, checkpoint.stillParked);
+    writeParked(tx, schema_, checkpoint.parked);
     tx.commit();
     // Whoever gets a transaction id after ours gets his event ids after what we had seen.
     provenFloor_ = std::max(provenFloor_, seenBefore);
@@ -204,23 +211,36 @@ void PostgresEventLog::release() {
   });
 }
 
-std::vector<std::string> PostgresEventLog::parkedTypes(Lanes lanes) {
-  std::vector<std::string> types;
-  postgres::guarded("reading the parked events", [&] {
-    pqxx::nontransaction tx{*connection_};
-    types = outbox::parkedTypes(tx, schema_, lanes);
+void PostgresEventLog::suspect(int lane, std::int64_t id) {
+  postgres::guarded("noting what is sent", [&] {
+    pqxx::work tx{*connection_};
+    tx.exec("set local synchronous_commit = off");  // our end, not the server's, is what it is for
+    writeSuspect(tx, schema_, token_, lane, id);
+    tx.commit();
   });
-  return types;
+}
+
+ParkedSummary PostgresEventLog::parkedSummary(Lanes lanes, bool hold) {
+  return readParkedEvents<ParkedSummary>(
+      [&](pqxx::transaction_base& tx) { return summarizeParked(tx, schema_, lanes, hold); });
 }
 
 std::vector<Row> PostgresEventLog::fetchParked(const std::string& type, Lanes lanes,
                                                std::size_t limit) {
-  std::vector<Row> rows;
-  postgres::guarded("reading the parked events", [&] {
-    pqxx::nontransaction tx{*connection_};
-    rows = readParked(tx, schema_, type, lanes, {limit, options_.pageBytes});
+  return readParkedEvents<std::vector<Row>>([&](pqxx::transaction_base& tx) {
+    return readUnroutable(tx, schema_, type, lanes, {limit, options_.pageBytes});
   });
-  return rows;
+}
+
+HeldRows PostgresEventLog::fetchHeld(const std::vector<std::string>& keys, bool hold) {
+  return readParkedEvents<HeldRows>([&](pqxx::transaction_base& tx) {
+    return readHeld(tx, schema_, keys, hold, {options_.pageEvents, options_.pageBytes});
+  });
+}
+
+std::vector<Row> PostgresEventLog::fetchRefused(Lanes lanes, std::int64_t after) {
+  return readParkedEvents<std::vector<Row>>(
+      [&](pqxx::transaction_base& tx) { return readRefused(tx, schema_, lanes, after); });
 }
 
 void PostgresEventLog::reclaimSpace() {

@@ -31,8 +31,11 @@ class PostgresEventLog : public EventLog {
   Page fetch(const Cursor& from) override;
   bool checkpoint(const Checkpoint& checkpoint) override;
   void release() override;
-  std::vector<std::string> parkedTypes(Lanes lanes) override;
+  void suspect(int lane, std::int64_t id) override;
+  ParkedSummary parkedSummary(Lanes lanes, bool hold) override;
   std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) override;
+  HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override;
+  std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) override;
   void reclaimSpace() override;
   [[nodiscard]] std::string identity() const override { return identity_; }
 
@@ -42,6 +45,8 @@ class PostgresEventLog : public EventLog {
   Page livePage(pqxx::transaction_base& tx, const Position& from);
   Page backlogPage(pqxx::transaction_base& tx, const Position& from);
   void rememberServer(const OutboxReader::Live& live);
+  template <typename Result, typename Read>
+  Result readParkedEvents(const Read& read);
   bool writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) const;
 
   EventLogOptions options_;

@@ -14,6 +14,7 @@ std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
   item->hasKey = !row.key.empty();
   // A collision makes two keys wait for each other, which costs time and breaks nothing.
   if (item->hasKey) item->key = std::hash<std::string>{}(row.key);
+  item->keyText = row.key;
   item->bytes = row.payload.size();
   auto message = amqp::messageFrom(std::move(row));
   if (auto* problem = std::get_if<amqp::Problem>(&message)) return std::move(*problem);
@@ -55,7 +56,6 @@ outbox::Cursor Pipeline::takeLanes(outbox::Lanes idle) {
 }
 
 void Pipeline::addParked(ItemPtr item) {
-  item->wasParked = true;
   enter(std::move(item));
 }
 

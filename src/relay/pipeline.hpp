@@ -6,6 +6,7 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -22,13 +23,17 @@ struct LoadedPage {
   bool hadEvents = false;
 };
 
+/// Where an event was read from: the log, or the parked events, and then for what reason.
+enum class ReadAs { Logged, Unroutable, Held, Refused };
+
 /// One event on its way through the relay.
 struct Item {
   std::int64_t id = 0;  // outbox id
   int lane = 0;
   std::uint64_t key = 0;  // hash of the aggregate key; meaningless without hasKey
   bool hasKey = false;
-  bool wasParked = false;  // read from the parked events, not from the log
+  std::string keyText = {};
+  ReadAs readAs = ReadAs::Logged;
   bool wasNacked = false;
   LoadedPage* page = nullptr;  // the page it came with; none for a parked one
   std::size_t bytes = 0;

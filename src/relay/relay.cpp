@@ -32,6 +32,7 @@ void validate(const RelayOptions& options) {
   requirePositive(options.checkpointEvery > milliseconds(0), "checkpointEvery");
   requirePositive(options.renewEvery > milliseconds(0), "renewEvery");
   requirePositive(options.unroutableFirst > milliseconds(0), "unroutableFirst");
+  requirePositive(options.refusedFirst > milliseconds(0), "refusedFirst");
   if (options.lease < milliseconds(3'000) || options.lease < 3 * options.renewEvery) {
     throw ConfigError("relay option lease is " + std::to_string(options.lease.count()) +
                       " ms; at least 3000 and three times renewEvery are needed");
@@ -109,6 +110,8 @@ RelayStats Relay::stats() const {
   stats.published = counters.published;
   stats.nacked = counters.nacked;
   stats.unroutable = counters.unroutable;
+  stats.parked = counters.parked;
+  stats.dropped = counters.dropped;
   stats.repeated = counters.repeated;
   stats.pages = counters.pages;
   stats.checkpoints = counters.checkpoints;

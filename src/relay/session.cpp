@@ -172,6 +172,7 @@ void Session::shareLanes(Turn& turn) {
     databaseOutage_.ended();
     databaseBackoff_.reset();
     waiting_.add(balance.taken);
+    turn.noteCrashes(balance.crashes, balance.suspects);
     if (balance.surplus > 0) turn.handOver(balance.surplus);
   }
   if (!waiting_.positions.empty() && now() >= nextAdmission_) admitLanes(turn);

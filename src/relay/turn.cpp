@@ -14,6 +14,7 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kBurst = 64;  // messages per corked write
 constexpr milliseconds kLongWait{1'000};
+constexpr int kCrashesToSuspect = 3;
 
 /// Did the broker close the channel over what was sent on it? 406: larger than its
 /// max_message_size, and the like; 311: content too large (AMQP 0-9-1, section 1.2).
@@ -32,7 +33,7 @@ Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOpti
       clock_(clock),
       pipeline_({}),
       pace_(options.pollFirst, options.pollMost),
-      unroutable_(options.unroutableFirst, options.unroutableMost),
+      parking_(log, options_, clock),
       refusedBackoff_(milliseconds(50), milliseconds(2'000)) {
   lastRenewal_ = clock_.boot();
   addLanes(claimed);
@@ -41,10 +42,18 @@ Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOpti
 void Turn::addLanes(const outbox::Cursor& claimed) {
   if (claimed.positions.empty()) return;
   pipeline_.addLanes(claimed);
-  for (const std::string& type : log_.parkedTypes(claimed.lanes())) {
-    unroutable_.add(type, clock_.boot());
-  }
+  parking_.addLanes(claimed.lanes());
   pace_.lookNow();
+}
+
+void Turn::noteCrashes(int crashes, const std::vector<std::int64_t>& suspects) {
+  if (crashes < kCrashesToSuspect) return;
+  if (!careful_) {
+    logger()->warn("{} relays in a row ended before they got further; sending events one by one",
+                   crashes);
+  }
+  careful_ = true;
+  suspects_.insert(suspects.begin(), suspects.end());
 }
 
 // The order of these lines is the order that makes it safe. A crash at any gap publishes again what
@@ -90,12 +99,10 @@ bool Turn::confirm() {
 bool Turn::checkpoint() {
   const Boot now = clock_.boot();
   chooseLanesToGive();
-  const bool changed = pipeline_.confirmedMoved() || !pending_.park.empty() ||
-                       !pending_.unpark.empty() || !pending_.refuse.empty() ||
-                       !pending_.stillParked.empty();
+  const bool changed = pipeline_.confirmedMoved() || parking_.changed();
   const bool due = (changed && now - lastCheckpoint_ >= options_.checkpointEvery) ||
-                   pending_.park.size() >= options_.pageEvents ||
-                   !pending_.give.positions.empty() || now - lastRenewal_ >= options_.renewEvery;
+                   parking_.parkedUnwritten() >= options_.pageEvents ||
+                   !toGive_.positions.empty() || now - lastRenewal_ >= options_.renewEvery;
   if (!due) return false;
   writeCheckpoint();
   return true;
@@ -113,17 +120,20 @@ void Turn::chooseLanesToGive() {
     --lanesToGive_;
   }
   lanesToGive_ = 0;
-  pending_.give = pipeline_.takeLanes(chosen);
+  toGive_ = pipeline_.takeLanes(chosen);
+  parking_.dropLanes(chosen);
 }
 
 void Turn::writeCheckpoint() {
   const Boot before = clock_.boot();  // the lease counts from before it was asked for
-  pending_.cursor = pipeline_.confirmed();
-  pending_.cursorMoved = pipeline_.confirmedMoved();
+  const outbox::Checkpoint checkpoint{.cursor = pipeline_.confirmed(),
+                                      .cursorMoved = pipeline_.confirmedMoved(),
+                                      .give = std::exchange(toGive_, {}),
+                                      .parked = parking_.takeChanges()};
   PILLION_FAILPOINT("relay.checkpointing");
-  if (!log_.checkpoint(pending_)) throw LeaseLost();
+  if (!log_.checkpoint(checkpoint)) throw LeaseLost();
+  if (checkpoint.cursorMoved) careful_ = false;  // it got past whatever relays ended over
   pipeline_.clearConfirmedMoved();
-  pending_ = {};
   lastCheckpoint_ = lastRenewal_ = before;
   ++counters_.checkpoints;
 }
@@ -168,15 +178,7 @@ bool Turn::fetchPage(Boot now) {
   std::vector<ItemPtr> items;
   items.reserve(page.rows.size());
   for (Row& row : page.rows) {
-    const std::int64_t id = row.id;
-    auto item = itemFrom(std::move(row));
-    if (auto* ready = std::get_if<ItemPtr>(&item)) {
-      items.push_back(std::move(*ready));
-    } else {
-      const auto& problem = std::get<amqp::Problem>(item);
-      logger()->error("event {} is parked, it cannot be published: {}", id, problem.detail);
-      pending_.park.push_back({id, problem.reason});
-    }
+    if (auto item = itemToSend(std::move(row))) items.push_back(std::move(item));
   }
   const std::size_t passed = page.rows.size() - items.size();
   pipeline_.addPage(page.after, std::move(items), passed);
@@ -189,30 +191,32 @@ bool Turn::fetchPage(Boot now) {
   return !page.rows.empty();
 }
 
+/// Nothing when no message can be made of it: then it is parked.
+ItemPtr Turn::itemToSend(Row&& row) {
+  Item stub;
+  stub.id = row.id;
+  stub.lane = row.lane;
+  stub.hasKey = !row.key.empty();
+  stub.keyText = row.key;
+  if (careful_) log_.suspect(row.lane, row.id);
+  auto made = itemFrom(std::move(row));
+  if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);
+  const auto& problem = std::get<amqp::Problem>(made);
+  logger()->error("event {} is parked, it cannot be published: {}", stub.id, problem.detail);
+  parking_.park(stub, problem.reason, 0);
+  ++counters_.parked;
+  return nullptr;
+}
+
 bool Turn::fetchParked(Boot now) {
-  const auto due = unroutable_.due(now);
-  if (!due) return false;
-  // What was parked or routed since must be in the table before it is read.
-  if (!pending_.park.empty() || !pending_.unpark.empty() || !pending_.refuse.empty()) {
-    writeCheckpoint();
-  }
-  auto rows = log_.fetchParked(due->type, lanes(), due->limit);
-  std::vector<ItemPtr> items;
-  for (Row& row : rows) {
-    const std::int64_t id = row.id;
-    auto item = itemFrom(std::move(row));
-    if (auto* ready = std::get_if<ItemPtr>(&item)) {
-      items.push_back(std::move(*ready));
-    } else {
-      pending_.refuse.push_back(id);
-    }
-  }
-  // None that can be sent, but some that can not: those are set aside first, then it is asked
-  // again.
-  if (items.empty() && !pending_.refuse.empty()) return false;
-  unroutable_.reading(due->type, items.size());
+  const auto due = parking_.nextDue();
+  if (!due || *due > now) return false;
+  // What was parked or published since must be in the table before it is read.
+  if (parking_.changed()) writeCheckpoint();
+  auto items = parking_.fetch(now, lanes());
+  const bool any = !items.empty();
   for (ItemPtr& item : items) pipeline_.addParked(std::move(item));
-  return !items.empty();
+  return any;
 }
 
 milliseconds Turn::idleTime() const {
@@ -222,7 +226,7 @@ milliseconds Turn::idleTime() const {
   if (canSend || finished()) return milliseconds(0);
   if (!finishing_ && lanesToGive_ == 0) {
     if (hasRoomForPage()) until = std::min(until, pace_.next());
-    if (const auto probe = unroutable_.nextDue()) until = std::min(until, *probe);
+    if (const auto probe = parking_.nextDue()) until = std::min(until, *probe);
   }
   if (!refused_.empty()) until = std::min(until, refusedUntil_);
   until = std::min(until, lastRenewal_ + options_.renewEvery);
@@ -237,26 +241,17 @@ bool Turn::windowHasRoom() const {
   if (inFlight == 0) return true;
   // A new channel is tried with one message: a broker under a resource alarm takes it, says that it
   // blocks, and nothing hangs in its socket.
-  if (!channelProven_ || oneByOne_ > 0) return false;
+  if (!channelProven_ || oneByOne_ > 0 || careful_) return false;
+  if (pipeline_.ready().readAs == ReadAs::Refused) return false;  // the channel may close over it
   return inFlight < options_.windowEvents &&
          inFlightBytes_ + pipeline_.ready().bytes <= options_.windowBytes;
 }
 
 void Turn::sendNext() {
+  if (settleUnsent()) return;
   const Item& next = pipeline_.ready();
-  // Fetched before its type turned out to be unroutable: it joins the parked ones, so that it does
-  // not overtake them when a queue is bound this very moment.
-  if (!next.wasParked && unroutable_.contains(next.message.type)) {
-    pending_.park.push_back({next.id, "unroutable"});
-    pipeline_.settle(pipeline_.take());
-    return;
-  }
-  // An older one of this batch has come back once more: the others stay behind it.
-  if (next.wasParked && unroutable_.anyReturned(next.message.type)) {
-    unroutable_.returned(next.message.type, clock_.boot());
-    pipeline_.settle(pipeline_.take());
-    return;
-  }
+  if (careful_) log_.suspect(next.lane, next.id);
+  if (next.readAs == ReadAs::Refused) oneByOne_ = std::max<std::size_t>(oneByOne_, 1);
   try {
     const std::uint64_t tag = channel_->publish(next.message);
     inFlightBytes_ += next.bytes;
@@ -268,15 +263,39 @@ void Turn::sendNext() {
   PILLION_FAILPOINT("relay.publishing");
 }
 
+/// Some are not to be sent now, so that they overtake nobody; or never again by us.
+bool Turn::settleUnsent() {
+  const Item& next = pipeline_.ready();
+  if (next.readAs != ReadAs::Logged) {
+    if (!parking_.mustGoBack(next)) return false;
+    parking_.goBack(next);
+  } else if (careful_ && suspects_.contains(next.id)) {
+    logger()->error("event {} is parked: relays have ended while they sent it", next.id);
+    parking_.park(next, "suspect", kCrashesToSuspect);
+    ++counters_.parked;
+  } else if (const auto reason = parking_.reasonToPark(next)) {
+    parking_.park(next, *reason, 0);
+    ++counters_.parked;
+  } else {
+    return false;
+  }
+  pipeline_.settle(pipeline_.take());
+  return true;
+}
+
 void Turn::parkRefused(ItemPtr item, const std::string& why) {
   logger()->error("event {} is parked as refused: {}", item->message.messageId, why);
-  if (item->wasParked) {
-    unroutable_.returned(item->message.type, clock_.boot());
-    pending_.refuse.push_back(item->id);
-  } else {
-    pending_.park.push_back({item->id, "refused"});
-  }
+  parkSent(*item, "refused");
   pipeline_.settle(std::move(item));
+}
+
+void Turn::parkSent(const Item& item, const std::string& reason) {
+  if (item.readAs != ReadAs::Logged) {
+    parking_.cameBack(item, reason);
+    return;
+  }
+  parking_.park(item, reason, 1);
+  ++counters_.parked;
 }
 
 void Turn::handle(amqp::Incoming incoming) {
@@ -313,10 +332,7 @@ void Turn::settle(Verdict verdict, ItemPtr item) {
     case Verdict::Routed:
       ++counters_.published;
       if (item->wasNacked) refusedBackoff_.reset();
-      if (item->wasParked) {
-        pending_.unpark.push_back(item->id);
-        unroutable_.routed(item->message.type);
-      }
+      if (item->readAs != ReadAs::Logged) parking_.published(*item);
       pipeline_.settle(std::move(item));
       return;
   }
@@ -325,16 +341,18 @@ void Turn::settle(Verdict verdict, ItemPtr item) {
 void Turn::settleUnroutable(ItemPtr item) {
   const std::string& type = item->message.type;
   ++counters_.unroutable;
-  if (item->wasParked) {
-    pending_.stillParked.push_back(item->id);
-    unroutable_.returned(type, clock_.boot());
+  if (options_.unroutable == UnroutablePolicy::Drop) {
+    ++counters_.dropped;
+    if (droppedTypes_.insert(type).second) {
+      logger()->warn("no queue is bound for events of type '{}'; they are dropped", type);
+    }
+    if (item->readAs != ReadAs::Logged) parking_.published(*item);
   } else {
-    if (!unroutable_.contains(type)) {
+    if (!parking_.knowsUnroutable(type)) {
       logger()->warn("no queue is bound for events of type '{}'; they are parked until one is",
                      type);
     }
-    pending_.park.push_back({item->id, "unroutable"});
-    unroutable_.add(type, clock_.boot());
+    parkSent(*item, "unroutable");
   }
   pipeline_.settle(std::move(item));
 }

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <pillion/error.hpp>
 #include <pillion/relay.hpp>
+#include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "amqp/channel.hpp"
@@ -14,9 +14,9 @@
 #include "base/clock.hpp"
 #include "outbox/event_log.hpp"
 #include "relay/confirm_tracker.hpp"
+#include "relay/parking.hpp"
 #include "relay/pipeline.hpp"
 #include "relay/poll_pace.hpp"
-#include "relay/unroutable_types.hpp"
 
 namespace pillion::relay {
 
@@ -25,6 +25,8 @@ struct Counters {
   std::atomic<std::uint64_t> published{0};
   std::atomic<std::uint64_t> nacked{0};
   std::atomic<std::uint64_t> unroutable{0};
+  std::atomic<std::uint64_t> parked{0};
+  std::atomic<std::uint64_t> dropped{0};
   std::atomic<std::uint64_t> repeated{0};
   std::atomic<std::uint64_t> pages{0};
   std::atomic<std::uint64_t> checkpoints{0};
@@ -40,6 +42,11 @@ class Turn {
 
   /// Lanes of this relay that may be published from now on, with where they are.
   void addLanes(const outbox::Cursor& claimed);
+  /// So many relays in a row ended before they moved the cursor of lanes that are ours now. From
+  /// the third on an event is suspected: each is noted before it is sent, alone, until the cursor
+  /// moves; and what was noted when the last relay ended is parked, so that it ends no more of
+  /// them.
+  void noteCrashes(int crashes, const std::vector<std::int64_t>& suspects);
   [[nodiscard]] outbox::Lanes lanes() const { return pipeline_.fetched().lanes(); }
 
   /// Gives so many lanes to other relays at the next confirmed boundary. Nothing is fetched until
@@ -90,11 +97,14 @@ class Turn {
   std::chrono::milliseconds idleTime() const;
   /// For the next ready event; needs one.
   bool windowHasRoom() const;
+  ItemPtr itemToSend(Row&& row);
   void sendNext();
+  bool settleUnsent();
   void handle(amqp::Incoming incoming);
   void settle(Verdict verdict, ItemPtr item);
   void settleUnroutable(ItemPtr item);
   void parkRefused(ItemPtr item, const std::string& why);
+  void parkSent(const Item& item, const std::string& reason);
   void retryLater(ItemPtr item);
   void readyAgain(Boot now);
   void requireProgress(Boot now) const;
@@ -109,8 +119,8 @@ class Turn {
   ConfirmTracker<ItemPtr> tracker_;
   std::size_t inFlightBytes_ = 0;
   PollPace pace_;
-  UnroutableTypes unroutable_;
-  outbox::Checkpoint pending_;  // to be written with the next checkpoint
+  Parking parking_;
+  outbox::Cursor toGive_;  // lanes to be given away with the next checkpoint
   std::vector<ItemPtr> refused_;
   base::Backoff refusedBackoff_;
   Boot refusedUntil_{0};
@@ -121,6 +131,9 @@ class Turn {
   std::uint64_t settled_ = 0;
   bool channelProven_ = false;  // at least one confirm came on this channel
   std::size_t oneByOne_ = 0;    // so many events are sent alone: one of them may be the culprit
+  bool careful_ = false;        // relays have ended here: each event alone, noted before it is sent
+  std::set<std::int64_t> suspects_;
+  std::set<std::string> droppedTypes_;  // those that were spoken of
   bool blocked_ = false;
   bool finishing_ = false;
 };

@@ -152,12 +152,14 @@ TEST_CASE("lanes taken over in the middle of a backlog catch up with the others 
   CHECK(eventually(10s, [&] {
     setup.write(200);
     setup.readFor(700ms);
-    return setup.database.count("select max(n) from (select count(distinct done::text) n from"
-                                " pillion.lane group by token) per_relay") == 1;
+    return setup.database.count(
+               "select max(n) from (select count(distinct done::text) n from"
+               " pillion.lane group by token) per_relay") == 1;
   }));
 }
 
-TEST_CASE("of three relays one is paused past its lease: the others go on, its checkpoint is void") {
+TEST_CASE(
+    "of three relays one is paused past its lease: the others go on, its checkpoint is void") {
   Setup setup;
   auto first = setup.relay("first");
   auto second = setup.relay("second");

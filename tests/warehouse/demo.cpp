@@ -43,8 +43,8 @@ void killRelay(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {
   }
   terminal.step(fmt::format("its lanes are taken over, {:.2f} s later", secondsSince(killed)));
   const auto& fresh = fleet.addRelay();
-  terminal.step(fmt::format("{} started (pid {}), to share the lanes", fresh.name,
-                            fresh.process->pid()));
+  terminal.step(
+      fmt::format("{} started (pid {}), to share the lanes", fresh.name, fresh.process->pid()));
 }
 
 void restartBroker(Fleet& fleet, const Traffic& traffic, Terminal& terminal) {

@@ -78,14 +78,14 @@ void Fleet::start() {
   }
   terminal_.step(fmt::format("{} services answer, their queues exist", members_.size()));
   for (int i = 0; i < options_.relays; ++i) addRelay();
-  if (!waitFor(seconds(20), [&] { 
-    return static_cast<int>(lanesOfRelays().size()) == options_.relays && relaysHoldAllLanes();
-   })) {
+  if (!waitFor(seconds(20), [&] {
+        return static_cast<int>(lanesOfRelays().size()) == options_.relays && relaysHoldAllLanes();
+      })) {
     throw std::runtime_error("the relays did not share the outbox's lanes within 20 s");
   }
   for (const auto& [relay, lanes] : lanesOfRelays()) {
-    terminal_.step(fmt::format("{} (pid {}) holds {} lanes", relay->name, relay->process->pid(),
-                               lanes));
+    terminal_.step(
+        fmt::format("{} (pid {}) holds {} lanes", relay->name, relay->process->pid(), lanes));
   }
 }
 

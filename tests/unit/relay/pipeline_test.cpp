@@ -296,7 +296,7 @@ TEST_CASE("a parked event has no page: it holds up its key, and no cursor") {
   pipeline.addParked(item(1, 7));
   pipeline.addPage(cursorAt(5), listOf(item(9, 7), item(10)));
   auto parked = pipeline.take();
-  CHECK(parked->wasParked);
+  CHECK(parked->page == nullptr);
   auto free = pipeline.take();
   CHECK(free->id == 10);
   CHECK_FALSE(pipeline.hasReady());
@@ -328,7 +328,7 @@ TEST_CASE("a stored row becomes an item of its id, key and size, or the reason w
   CHECK(std::get<ItemPtr>(made)->id == 7);
   CHECK(std::get<ItemPtr>(made)->hasKey);
   CHECK(std::get<ItemPtr>(made)->bytes == 5);
-  CHECK_FALSE(std::get<ItemPtr>(made)->wasParked);
+  CHECK(std::get<ItemPtr>(made)->readAs == pillion::relay::ReadAs::Logged);
   row.headers = "[]";
   CHECK(
       std::holds_alternative<pillion::amqp::Problem>(pillion::relay::itemFrom(pillion::Row(row))));
@@ -341,4 +341,50 @@ TEST_CASE("the pipeline keeps its promises over 30,000 generated steps") {
     for (int i = 0; i < 2'000; ++i) walk.step();
     walk.drain();
   }
+}
+
+namespace {
+
+ItemPtr laneItem(std::int64_t id, int lane) {
+  ItemPtr made = item(id);
+  made->lane = lane;
+  return made;
+}
+
+Cursor cursorOf(pillion::outbox::Lanes lanes, std::int64_t place) {
+  Cursor cursor = cursorAt(place);
+  cursor.positions.front().lanes = lanes;
+  return cursor;
+}
+
+}  // namespace
+
+TEST_CASE("lanes that join later are in every cursor that is confirmed from then on") {
+  Pipeline pipeline(cursorOf(0b0011, 0));
+  pipeline.addPage(cursorOf(0b0011, 10), listOf(laneItem(1, 0)));
+  pipeline.addLanes(cursorOf(0b1100, 4));
+  CHECK(pipeline.fetched().lanes() == 0b1111);
+  pipeline.settle(pipeline.take());
+  REQUIRE(pipeline.confirmed().lanes() == 0b1111);
+  CHECK(pipeline.confirmed().positions.size() == 2);
+}
+
+TEST_CASE("only lanes without an unsettled event are idle, and they leave where all is settled") {
+  Pipeline pipeline(cursorOf(0b0111, 0));
+  pipeline.addPage(cursorOf(0b0111, 10), listOf(laneItem(1, 0), laneItem(2, 1)));
+  pipeline.addPage(cursorOf(0b0111, 20), listOf(laneItem(3, 2)));
+  CHECK(pipeline.idleLanes() == 0);
+  ItemPtr stuck = pipeline.take();
+  pipeline.settle(pipeline.take());
+  pipeline.settle(pipeline.take());
+  CHECK(pipeline.idleLanes() == 0b0110);
+  const Cursor left = pipeline.takeLanes(0b0110);
+  CHECK(placeOf(left) == 20);
+  CHECK(left.lanes() == 0b0110);
+  CHECK(pipeline.fetched().lanes() == 0b0001);
+  CHECK(pipeline.confirmed().lanes() == 0b0001);
+  CHECK(placeOf(pipeline.confirmed()) == 0);  // its own event is not settled
+  pipeline.settle(std::move(stuck));
+  CHECK(placeOf(pipeline.confirmed()) == 20);
+  CHECK(pipeline.confirmed().lanes() == 0b0001);
 }

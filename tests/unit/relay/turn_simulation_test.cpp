@@ -28,6 +28,8 @@ class Simulation {
   explicit Simulation(std::uint64_t seed) : random_(seed) {
     options_.windowEvents = 1 + random_.below(20);
     options_.pageEvents = 1 + random_.below(30);
+    if (random_.oneIn(2)) options_.parked = ParkedPolicy::Hold;
+    log_.heldRows = 1 + random_.below(10);
     options_.unroutableFirst = std::chrono::milliseconds(100);
     log_.pageRows = 1 + random_.below(options_.pageEvents);
     broker_.answer = [this](const amqp::Message& message) { return decide(message); };
@@ -50,10 +52,19 @@ class Simulation {
 
   void check() {
     std::set<std::string> arrived(broker_.routed.begin(), broker_.routed.end());
+    std::set<std::string> held;
     for (const Row& row : log_.rows) {
       const bool parked = log_.parked.contains(row.id);
-      const bool heard = row.type != "lonely" && row.type != "huge" && row.headers.empty();
+      bool heard = row.type != "lonely" && row.type != "huge" && row.headers.empty();
+      if (options_.parked == ParkedPolicy::Hold && !row.key.empty()) {
+        heard = heard && !held.contains(row.key);
+        if (!heard) held.insert(row.key);
+      }
       CAPTURE(row.id);
+      CAPTURE(row.type);
+      CAPTURE(row.key);
+      const std::string reason = parked ? log_.parked.at(row.id).reason : "";
+      CAPTURE(reason);
       CHECK(parked == !heard);
       CHECK(arrived.contains(row.eventId) == heard);
     }

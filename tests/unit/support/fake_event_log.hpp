@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,7 +53,11 @@ class FakeEventLog : public outbox::EventLog {
     return id;
   }
 
-  outbox::Balance balance() override { return {.taken = saved, .surplus = 0, .relays = 1}; }
+  outbox::Balance balance() override {
+    outbox::Balance balance;
+    balance.taken = saved;
+    return balance;
+  }
 
   outbox::Page fetch(const outbox::Cursor& from) override {
     ++fetches;
@@ -65,6 +71,7 @@ class FakeEventLog : public outbox::EventLog {
       }
       page.rows.push_back(row);
       page.after = cursorAt(row.id);
+      page.after.positions.front().lanes = from.lanes();
     }
     return page;
   }
@@ -73,23 +80,57 @@ class FakeEventLog : public outbox::EventLog {
     if (leaseLost) return false;
     checkpoints.push_back(checkpoint);
     if (checkpoint.cursorMoved) saved = checkpoint.cursor;
-    for (const outbox::Park& park : checkpoint.park) {
-      parked.try_emplace(park.id,
-                         Parked{rows.at(static_cast<std::size_t>(park.id - 1)), park.reason});
+    for (const outbox::Park& park : checkpoint.parked.park) {
+      parked.try_emplace(park.id, Parked{rows.at(static_cast<std::size_t>(park.id - 1)),
+                                         park.reason, park.attempts});
     }
-    for (const std::int64_t id : checkpoint.unpark) parked.erase(id);
-    for (const std::int64_t id : checkpoint.refuse) parked.at(id).reason = "refused";
+    for (const outbox::Park& retried : checkpoint.parked.retried) {
+      parked.at(retried.id).reason = retried.reason;
+      parked.at(retried.id).attempts += retried.attempts;
+    }
+    for (const std::int64_t id : checkpoint.parked.unpark) parked.erase(id);
     return true;
   }
 
   void release() override {}
 
-  std::vector<std::string> parkedTypes(outbox::Lanes) override {
-    std::vector<std::string> types;
+  void suspect(int, std::int64_t id) override { suspected.push_back(id); }
+
+  outbox::ParkedSummary parkedSummary(outbox::Lanes, bool hold) override {
+    outbox::ParkedSummary summary;
+    std::set<std::string> keys;
     for (const auto& [id, entry] : parked) {
-      if (entry.reason == "unroutable") types.push_back(entry.row.type);
+      if (entry.reason == "unroutable") summary.unroutableTypes.push_back(entry.row.type);
+      summary.anyRefused = summary.anyRefused || entry.reason == "refused";
+      const bool waits = entry.reason == "held";
+      if (entry.row.key.empty() || (!hold && !waits)) continue;
+      if (keys.insert(entry.row.key).second) summary.keys.push_back({entry.row.key, 0, id, waits});
     }
-    return types;
+    return summary;
+  }
+
+  outbox::HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override {
+    outbox::HeldRows held;
+    for (const auto& [id, entry] : parked) {
+      if (std::ranges::find(keys, entry.row.key) == keys.end()) continue;
+      if (entry.reason != "held") {
+        if (hold) held.headed.insert(entry.row.key);
+      } else if (!held.headed.contains(entry.row.key)) {
+        if (held.rows.size() == heldRows) {
+          held.cut = true;
+          break;
+        }
+        held.rows.push_back(entry.row);
+      }
+    }
+    return held;
+  }
+
+  std::vector<Row> fetchRefused(outbox::Lanes, std::int64_t after) override {
+    for (const auto& [id, entry] : parked) {
+      if (id > after && entry.reason == "refused") return {entry.row};
+    }
+    return {};
   }
 
   std::vector<Row> fetchParked(const std::string& type, outbox::Lanes, std::size_t limit) override {
@@ -108,13 +149,16 @@ class FakeEventLog : public outbox::EventLog {
   struct Parked {
     Row row;
     std::string reason;
+    int attempts = 0;
   };
 
   std::vector<Row> rows;
   std::map<std::int64_t, Parked> parked;
   std::vector<outbox::Checkpoint> checkpoints;
   outbox::Cursor saved = cursorAt(0);
+  std::vector<std::int64_t> suspected;
   std::size_t pageRows = 100;
+  std::size_t heldRows = 100;
   int fetches = 0;
   int parkedFetches = 0;
   bool leaseLost = false;

@@ -1,0 +1,185 @@
+#define PILLION_TEST_MAIN
+#include <csignal>
+#include <set>
+
+#include "fixture.hpp"
+
+// Events that cannot be published when it is their turn, and what that means for the others.
+
+using namespace pillion;
+using namespace pillion::test;
+
+namespace {
+
+struct Setup {
+  TestDatabase database;
+  std::string exchange = uniqueName("exchange");
+  std::unique_ptr<EventPublisher> publisher =
+      EventPublisher::create("test-service", {.database = database.options()});
+
+  void publish(const std::string& type, int n, const std::string& key) const {
+    publisher->publish(Event(type, {{"n", n}}).setKey(key));
+  }
+  [[nodiscard]] RelayOptions options() const {
+    auto options = relayOptions(database, exchange);
+    options.refusedFirst = 300ms;
+    options.refusedMost = 1s;
+    return options;
+  }
+  [[nodiscard]] std::string parked() const {
+    return database.query(
+        "select coalesce(string_agg(reason || ':' || attempts, ' ' order by id), '') from"
+        " pillion.parked");
+  }
+  [[nodiscard]] bool parkedBecomes(const std::string& expected) const {
+    return eventually(15s, [&] { return parked() == expected; });
+  }
+  [[nodiscard]] bool nothingPending() const {
+    return eventually(15s, [&] { return readOutboxStatus(database.options()).pending == 0; });
+  }
+};
+
+std::vector<int> numbersOf(const std::vector<amqp::Message>& messages) {
+  std::vector<int> numbers;
+  for (const auto& message : messages) {
+    numbers.push_back(nlohmann::json::parse(message.body).at("n").get<int>());
+  }
+  return numbers;
+}
+
+/// As an operator might set it. The server is the whole program's, so it is set back.
+class MessageLimit {
+ public:
+  explicit MessageLimit(int bytes) { set(bytes); }
+  ~MessageLimit() { set(134'217'728); }
+  MessageLimit(const MessageLimit&) = delete;
+  MessageLimit& operator=(const MessageLimit&) = delete;
+  static void set(int bytes) {
+    const std::string text = std::to_string(bytes);
+    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + text + ")");
+    Servers::mq().eval("persistent_term:put(max_message_size, " + text + ")");
+  }
+};
+
+}  // namespace
+
+TEST_CASE("with hold, a key waits behind its unroutable event and follows in order; others go on") {
+  Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  auto options = setup.options();
+  options.parked = ParkedPolicy::Hold;
+  const auto relay = Relay::create(options);
+  relay->start();
+  setup.publish("lonely", 1, "a");
+  for (int n = 2; n <= 6; ++n) setup.publish(n == 4 ? "lonely" : "heard", n, "a");
+  setup.publish("heard", 10, "b");
+  CHECK(numbersOf(heard.read(1)) == std::vector<int>{10});
+  CHECK(setup.nothingPending());
+  // The key's first was tried, those behind it were not.
+  CHECK(setup.parked().starts_with("unroutable:"));
+  CHECK(setup.parked().ends_with("held:0 held:0 held:0 held:0 held:0"));
+  TestQueue lonely(setup.exchange, "lonely");
+  CHECK(numbersOf(lonely.read(2)) == std::vector<int>{1, 4});
+  CHECK(numbersOf(heard.read(4)) == std::vector<int>{2, 3, 5, 6});
+  CHECK(setup.parkedBecomes(""));
+  setup.publish("heard", 7, "a");
+  CHECK(numbersOf(heard.read(1)) == std::vector<int>{7});
+}
+
+TEST_CASE("held events outlive their relay, and are let go by one that does not hold") {
+  Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  auto options = setup.options();
+  options.parked = ParkedPolicy::Hold;
+  {
+    const auto relay = Relay::create(options);
+    relay->start();
+    setup.publish("lonely", 1, "a");
+    for (int n = 2; n <= 4; ++n) setup.publish("heard", n, "a");
+    CHECK(setup.nothingPending());
+  }
+  {
+    const auto relay = Relay::create(options);
+    relay->start();
+    setup.publish("heard", 5, "a");
+    CHECK(setup.nothingPending());
+    CHECK(eventually(5s, [&] { return setup.parked().ends_with("held:0 held:0 held:0 held:0"); }));
+  }
+  options.parked = ParkedPolicy::Continue;
+  const auto relay = Relay::create(options);
+  relay->start();
+  CHECK(numbersOf(heard.read(4)) == std::vector<int>{2, 3, 4, 5});
+}
+
+TEST_CASE("a refused event is tried again and published when the broker takes it") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  MessageLimit limit(1'000'000);
+  const auto relay = Relay::create(setup.options());
+  relay->start();
+  setup.publisher->publish(Event("big", {{"n", 1}, {"text", std::string(1'500'000, 'x')}}));
+  setup.publish("small", 2, "");
+  CHECK(numbersOf(queue.read(1)) == std::vector<int>{2});
+  CHECK(eventually(15s, [&] {
+    return setup.database.count(
+               "select max(attempts) from pillion.parked where reason ="
+               " 'refused'") >= 2;
+  }));
+  MessageLimit::set(10'000'000);
+  CHECK(numbersOf(queue.read(1)) == std::vector<int>{1});
+  CHECK(setup.parkedBecomes(""));
+}
+
+TEST_CASE("with drop, an event without a queue is counted and forgotten") {
+  Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  auto options = setup.options();
+  options.unroutable = UnroutablePolicy::Drop;
+  const auto relay = Relay::create(options);
+  relay->start();
+  for (int n = 1; n <= 10; ++n) setup.publish(n % 2 == 0 ? "heard" : "lonely", n, "");
+  CHECK(heard.read(5).size() == 5);
+  CHECK(setup.nothingPending());
+  CHECK(setup.parked().empty());
+  CHECK(relay->stats().dropped == 5);
+}
+
+TEST_CASE("an event over which relays end is parked as suspect, and the others go out") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  for (int n = 1; n <= 20; ++n) setup.publish("product.created", n, "k");
+  // Each of them ends when it has put its first message on the wire.
+  for (int relay = 1; relay <= 4; ++relay) {
+    CAPTURE(relay);
+    auto doomed = startRelayProcess(setup.database, setup.exchange, "relay.publishing=kill@1");
+    CHECK(doomed.waitFor(20s) == 128 + SIGKILL);
+  }
+  auto next = startRelayProcess(setup.database, setup.exchange);
+  CHECK(setup.parkedBecomes("suspect:3"));
+  std::set<int> arrived;
+  CHECK(eventually(20s, [&] {
+    for (const int n : numbersOf(queue.readFor(100ms))) arrived.insert(n);
+    return arrived.size() == 20;  // the suspect, too: each of the four had sent it
+  }));
+  CHECK(setup.nothingPending());
+  CHECK(next.terminate(10s) == 0);
+}
+
+TEST_CASE("relays that were killed where nothing was wrong park nothing") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  for (int round = 0; round < 6; ++round) {
+    for (int n = 0; n < 50; ++n) setup.publish("product.created", n, "k");
+    auto relay = startRelayProcess(setup.database, setup.exchange);
+    CHECK(eventually(20s, [&] {
+      return setup.database.count("select count(*) from pillion.lane where token is not null") ==
+             64;
+    }));
+    relay.signal(SIGKILL);
+    relay.waitFor(5s);
+  }
+  auto last = startRelayProcess(setup.database, setup.exchange);
+  CHECK(setup.nothingPending());
+  CHECK(setup.parked().empty());
+  CHECK(last.terminate(10s) == 0);
+}
