@@ -122,4 +122,25 @@ double publishBare(const std::string& host, int port, const std::string& exchang
   return seconds;
 }
 
+struct QueueDepth::Connection {
+  amqp_connection_state_t state;
+};
+
+QueueDepth::QueueDepth(const std::string& host, int port, std::string queue)
+    : connection_(std::make_unique<Connection>(Connection{connect(host, port)})),
+      queue_(std::move(queue)) {}
+
+QueueDepth::~QueueDepth() {
+  amqp_connection_close(connection_->state, AMQP_REPLY_SUCCESS);
+  amqp_destroy_connection(connection_->state);
+}
+
+long QueueDepth::now() const {
+  const auto* declared =
+      amqp_queue_declare(connection_->state, 1, amqp_cstring_bytes(queue_.c_str()), /*passive=*/1,
+                         0, 0, 0, amqp_empty_table);
+  must(declared != nullptr, "queue depth");
+  return declared->message_count;
+}
+
 }  // namespace pillion::bench

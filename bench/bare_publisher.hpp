@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
 namespace pillion::bench {
@@ -9,5 +10,22 @@ namespace pillion::bench {
 /// confirm.
 double publishBare(const std::string& host, int port, const std::string& exchange, long messages,
                    long window);
+
+/// Counts a queue's ready messages over a connection of its own: asking costs the broker next to
+/// nothing, unlike its command line.
+class QueueDepth {
+ public:
+  QueueDepth(const std::string& host, int port, std::string queue);
+  ~QueueDepth();
+  QueueDepth(const QueueDepth&) = delete;
+  QueueDepth& operator=(const QueueDepth&) = delete;
+
+  [[nodiscard]] long now() const;
+
+ private:
+  struct Connection;
+  std::unique_ptr<Connection> connection_;
+  std::string queue_;
+};
 
 }  // namespace pillion::bench

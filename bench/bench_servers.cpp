@@ -22,19 +22,16 @@ std::string BenchServers::createDatabase() {
   return name;
 }
 
-void BenchServers::freshQueue() const {
-  if (rabbit.queueExists(kQueue)) rabbit.deleteQueue(kQueue);
+void BenchServers::freshQueue() {
+  if (!queue.empty()) rabbit.deleteQueue(queue);
+  queue = "bench-" + std::to_string(++queues_);
   amqp::Connection connection(broker(), "bench");
   connection.declareTopicExchange(kExchange);
-  connection.declareQueue({.name = kQueue,
+  connection.declareQueue({.name = queue,
                            .exclusive = false,
                            .textArguments = {{"x-queue-type", "quorum"}},
                            .numberArguments = {}});
-  connection.bindQueue(kQueue, kExchange, "#");
-}
-
-long BenchServers::queued() const {
-  return rabbit.queueDepth(kQueue);
+  connection.bindQueue(queue, kExchange, "#");
 }
 
 support::Process BenchServers::startRelay(const std::string& database,

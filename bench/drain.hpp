@@ -5,12 +5,12 @@
 namespace pillion::bench {
 
 struct Drain {
-  double seconds = 0;     // from the start of the relay processes to the last event in the queue
+  double rate = 0;        // events per second, from the first arrivals to the last event
   double peakRssMib = 0;  // of the relay that used most
 };
 
-/// Fills the outbox, starts so many relay processes and waits until all events are in the queue and
-/// the cursor is past them.
+/// Fills the outbox, starts so many relay processes and waits until all events are in the
+/// queue.
 Drain drain(BenchServers& servers, long events, int relays);
 
 }  // namespace pillion::bench

@@ -36,8 +36,9 @@ Percentiles percentiles(std::vector<double> values) {
 class Reader {
  public:
   explicit Reader(const BenchServers& servers)
-      : connection_(servers.broker(), "bench reader"), thread_([this](const std::stop_token& stop) {
-          connection_.consume(kQueue, 1000);
+      : connection_(servers.broker(), "bench reader"),
+        thread_([this, queue = servers.queue](const std::stop_token& stop) {
+          connection_.consume(queue, 1000);
           while (!stop.stop_requested()) read();
         }) {}
 

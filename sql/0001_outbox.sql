@@ -57,7 +57,8 @@ create index outbox_id on outbox (id);        -- paging through a frozen backlog
 -- settings nor prepared statements of a session survive a pooler in transaction mode.
 --
 -- Both cut by bytes as well: a row comes when the payloads before it stay below the limit, so the
--- first always comes. octet_length does not read a toasted payload. `lanes` is a set, one bit each.
+-- first always comes. octet_length does not read a toasted payload, and a sum of int is a bigint (of
+-- bigint it would be a numeric, which costs as much as all the rest). `lanes` is a set, one bit each.
 
 -- What is visible now and was not in a snapshot that ended at `from_xid` with `xips` in progress.
 -- The first row is the snapshot of this very statement, the sequence as it saw it, and a text that
@@ -73,7 +74,7 @@ create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_li
   set search_path from current
   set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
   set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
-  set work_mem = '64MB' as $$
+  set datestyle = 'ISO' set work_mem = '64MB' as $$
 #variable_conflict use_column
 begin
   return query
@@ -84,9 +85,9 @@ begin
          null::text, null::text, null::text, null::text, null::text, null::json, null::bytea
   union all
   select null, null, null, l.id, l.lane, l.event_id, l.type, l.source, l.key,
-         to_char(l.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), l.content_type,
+         (l.time at time zone 'UTC')::text, l.content_type,
          l.correlation_id, l.causation_id, l.traceparent, l.tracestate, l.headers, l.payload
-    from (select b.*, sum(octet_length(b.payload)::bigint)
+    from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
                    where o.xid = any(xips) and (lanes >> o.lane::int) & 1 = 1
@@ -94,9 +95,9 @@ begin
    where coalesce(l.bytes_before, 0) < byte_limit
   union all
   select null, null, null, t.id, t.lane, t.event_id, t.type, t.source, t.key,
-         to_char(t.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), t.content_type,
+         (t.time at time zone 'UTC')::text, t.content_type,
          t.correlation_id, t.causation_id, t.traceparent, t.tracestate, t.headers, t.payload
-    from (select b.*, sum(octet_length(b.payload)::bigint)
+    from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
                    where o.xid >= from_xid and (lanes >> o.lane::int) & 1 = 1
@@ -114,14 +115,14 @@ create function fetch_page(xips xid8[], from_xid xid8, target pg_snapshot, after
   set search_path from current
   set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
   set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
-  set work_mem = '64MB' as $$
+  set datestyle = 'ISO' set work_mem = '64MB' as $$
 #variable_conflict use_column
 begin
   return query
   select p.id, p.lane, p.event_id, p.type, p.source, p.key,
-         to_char(p.time at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), p.content_type,
+         (p.time at time zone 'UTC')::text, p.content_type,
          p.correlation_id, p.causation_id, p.traceparent, p.tracestate, p.headers, p.payload
-    from (select b.*, sum(octet_length(b.payload)::bigint)
+    from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
                    where o.id > after_id and (o.xid >= from_xid or o.xid = any(xips))

@@ -32,25 +32,17 @@ milliseconds since(base::Clock::Boot start) {
   return std::chrono::duration_cast<milliseconds>(base::systemClock().boot() - start);
 }
 
-std::vector<amqp_table_entry_t> entriesOf(const Message& message) {
-  std::vector<amqp_table_entry_t> entries(message.headers.size());
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    entries[i].key = toBytes(message.headers[i].first);
-    entries[i].value.kind = AMQP_FIELD_KIND_UTF8;
-    entries[i].value.value.bytes = toBytes(message.headers[i].second);
-  }
-  return entries;
+amqp_table_entry_t textEntry(std::string_view name, std::string_view value) {
+  amqp_table_entry_t entry;
+  entry.key = toBytes(name);
+  entry.value.kind = AMQP_FIELD_KIND_UTF8;
+  entry.value.value.bytes = toBytes(value);
+  return entry;
 }
 
 std::vector<amqp_table_entry_t> entriesOf(const QueueSpec& queue) {
   std::vector<amqp_table_entry_t> entries;
-  for (const auto& [name, value] : queue.textArguments) {
-    amqp_table_entry_t entry;
-    entry.key = toBytes(name);
-    entry.value.kind = AMQP_FIELD_KIND_UTF8;
-    entry.value.value.bytes = toBytes(value);
-    entries.push_back(entry);
-  }
+  for (const auto& [name, value] : queue.textArguments) entries.push_back(textEntry(name, value));
   for (const auto& [name, value] : queue.numberArguments) {
     amqp_table_entry_t entry;
     entry.key = toBytes(name);
@@ -99,6 +91,8 @@ struct Connection::Library {
   std::string exchange;
   std::uint64_t published = 0;
   bool fenceChannelIsOpen = false;
+  std::vector<HeaderView> headers;  // of the message that is being sent; kept for their memory
+  std::vector<amqp_table_entry_t> entries;
 
   [[nodiscard]] amqp_connection_state_t get() const { return state.get(); }
 
@@ -268,8 +262,11 @@ void Connection::selectConfirms(std::string exchange) {
 }
 
 std::uint64_t Connection::publish(const Message& message) {
-  auto headers = entriesOf(message);
-  const auto properties = propertiesOf(message, headers);
+  auto& entries = library_->entries;
+  headersOf(message, library_->headers);
+  entries.clear();
+  for (const auto& [name, value] : library_->headers) entries.push_back(textEntry(name, value));
+  const auto properties = propertiesOf(message, entries);
   const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
   const int status = amqp_basic_publish(library_->get(), kChannel, toBytes(library_->exchange),
                                         toBytes(message.routingKey), /*mandatory=*/1,

@@ -60,6 +60,8 @@ const std::string* find(const Message& message, std::string_view name) {
 }
 
 std::string attribute(const Message& message, const std::string& name) {
+  if (message.attributes && name == "time") return message.attributes->time;
+  if (message.attributes && name == "partitionkey") return message.attributes->key;
   if (const auto* value = find(message, cloudEvents(name))) return *value;
   const auto* value = find(message, std::string(kOtherPrefix) + name);
   return value != nullptr ? *value : std::string();
@@ -92,14 +94,8 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   if (!addOwnHeaders(message, row.headers)) {
     return Problem{"invalid", "headers are not a JSON object of short names and texts"};
   }
-  const std::string time = asRfc3339(std::move(row.time));
-  const auto when = fromRfc3339(time);
-  message.headers.emplace_back(cloudEvents("specversion"), "1.0");
-  message.headers.emplace_back(cloudEvents("id"), row.eventId);
-  message.headers.emplace_back(cloudEvents("type"), row.type);
-  message.headers.emplace_back(cloudEvents("source"), row.source);
-  message.headers.emplace_back(cloudEvents("time"), time);
-  addIfAny(message, cloudEvents("partitionkey"), std::move(row.key));
+  message.attributes.emplace(Message::Attributes{asRfc3339(std::move(row.time)), row.key});
+  const auto when = fromRfc3339(message.attributes->time);
   addIfAny(message, std::string(kCausationId), std::move(row.causationId));
   addIfAny(message, "traceparent", std::move(row.traceparent));
   addIfAny(message, "tracestate", std::move(row.tracestate));
@@ -112,6 +108,21 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   message.correlationId = std::move(row.correlationId);
   message.body = std::move(row.payload);
   return message;
+}
+
+void headersOf(const Message& message, std::vector<HeaderView>& headers) {
+  headers.clear();
+  if (message.attributes) {
+    headers.emplace_back("cloudEvents_specversion", "1.0");
+    headers.emplace_back("cloudEvents_id", message.messageId);
+    headers.emplace_back("cloudEvents_type", message.type);
+    headers.emplace_back("cloudEvents_source", message.appId);
+    headers.emplace_back("cloudEvents_time", message.attributes->time);
+    if (!message.attributes->key.empty()) {
+      headers.emplace_back("cloudEvents_partitionkey", message.attributes->key);
+    }
+  }
+  headers.insert(headers.end(), message.headers.begin(), message.headers.end());
 }
 
 std::variant<Event, Problem> eventFrom(const Message& message) {

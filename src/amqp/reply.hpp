@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <pillion/error.hpp>
 #include <string>
+#include <string_view>
 
 #include "amqp/library.hpp"
 
@@ -13,7 +14,7 @@ inline std::string toText(amqp_bytes_t bytes) {
 }
 
 /// Borrows: the text must outlive the use.
-inline amqp_bytes_t toBytes(const std::string& text) {
+inline amqp_bytes_t toBytes(std::string_view text) {
   amqp_bytes_t bytes;
   bytes.len = text.size();
   bytes.bytes = const_cast<char*>(text.data());  // the library never writes through it

@@ -37,7 +37,7 @@ ByReason byReason(const std::vector<Park>& events) {
 /// A branch, cut by bytes as well. octet_length does not read a toasted payload.
 std::string cutByBytes(const std::string& branch, const std::string& limit) {
   return "select " + std::string(kRowColumns) +
-         " from (select b.*, sum(octet_length(payload)::bigint) over (order by id rows between"
+         " from (select b.*, sum(octet_length(payload)) over (order by id rows between"
          " unbounded preceding and 1 preceding) as bytes_before from (" +
          branch + ") b) p where coalesce(bytes_before, 0) < " + limit + " order by id";
 }

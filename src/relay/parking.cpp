@@ -42,7 +42,7 @@ void Parking::dropLanes(outbox::Lanes lanes) {
 
 std::optional<std::string> Parking::reasonToPark(const Item& item) const {
   if (holds() && item.hasKey) {
-    const auto held = heldKeys_.find(item.keyText);
+    const auto held = heldKeys_.find(item.keyText());
     if (held != heldKeys_.end() && item.id > held->second.firstId) return "held";
   }
   if (unroutable_.contains(item.message.type)) return "unroutable";
@@ -52,7 +52,7 @@ std::optional<std::string> Parking::reasonToPark(const Item& item) const {
 void Parking::park(const Item& item, const std::string& reason, int attempts) {
   const Boot now = clock_.boot();
   changes_.park.push_back({item.id, reason, attempts});
-  if (holds() && item.hasKey) holdKey(item.keyText, item.lane, item.id);
+  if (holds() && item.hasKey) holdKey(item.keyText(), item.lane, item.id);
   if (reason == "unroutable") unroutable_.add(item.message.type, now);
   if (reason == "refused" && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
 }
@@ -62,7 +62,7 @@ bool Parking::mustGoBack(const Item& item) const {
     case ReadAs::Unroutable:
       return unroutable_.anyReturned(item.message.type);
     case ReadAs::Held:
-      return heldKeys_.at(item.keyText).anyCameBack;
+      return heldKeys_.at(item.keyText()).anyCameBack;
     case ReadAs::Refused:
     case ReadAs::Logged:
       return false;
@@ -91,7 +91,7 @@ void Parking::published(const Item& item) {
     case ReadAs::Logged:
       break;
   }
-  if (holds() && item.hasKey) release(item.keyText);
+  if (holds() && item.hasKey) release(item.keyText());
 }
 
 void Parking::cameBack(const Item& item, const std::string& reason) {
@@ -121,7 +121,7 @@ void Parking::holdKey(const std::string& key, int lane, std::int64_t id) {
 }
 
 void Parking::leaveHeld(const Item& item, bool cameBack) {
-  HeldKey& held = heldKeys_.at(item.keyText);
+  HeldKey& held = heldKeys_.at(item.keyText());
   held.anyCameBack = held.anyCameBack || cameBack;
   if (--held.onTheirWay > 0 || held.anyCameBack) return;
   held.due = true;  // until a read finds nothing more
@@ -168,7 +168,7 @@ std::vector<ItemPtr> Parking::fetchHeld() {
   const outbox::HeldRows read = log_.fetchHeld(keys, holds());
   auto items = itemsOf(read.rows, ReadAs::Held);
   for (const ItemPtr& item : items) {
-    HeldKey& held = heldKeys_.at(item->keyText);
+    HeldKey& held = heldKeys_.at(item->keyText());
     if (held.onTheirWay++ > 0) continue;
     held.anyCameBack = false;
     held.due = false;

@@ -14,7 +14,6 @@ std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
   item->hasKey = !row.key.empty();
   // A collision makes two keys wait for each other, which costs time and breaks nothing.
   if (item->hasKey) item->key = std::hash<std::string>{}(row.key);
-  item->keyText = row.key;
   item->bytes = row.payload.size();
   auto message = amqp::messageFrom(std::move(row));
   if (auto* problem = std::get_if<amqp::Problem>(&message)) return std::move(*problem);
@@ -67,12 +66,13 @@ void Pipeline::enter(ItemPtr item) {
     ready_.push_back(std::move(item));
     return;
   }
-  const auto [line, first] = behind_.try_emplace(item->key);
-  if (first) {
+  const auto [last, isFirst] = lastOfKey_.try_emplace(item->key, item.get());
+  if (isFirst) {
     ready_.push_back(std::move(item));
-  } else {
-    line->second.push_back(std::move(item));
+    return;
   }
+  Item* before = std::exchange(last->second, item.get());
+  before->nextOfKey = std::move(item);
 }
 
 ItemPtr Pipeline::take() {
@@ -89,15 +89,13 @@ void Pipeline::settle(ItemPtr item) {
   if (item->page != nullptr && --item->page->unsettled == 0) complete(item->page);
 }
 
-void Pipeline::releaseKey(const Item& item) {
+void Pipeline::releaseKey(Item& item) {
   if (!item.hasKey) return;
-  const auto line = behind_.find(item.key);
-  if (line->second.empty()) {
-    behind_.erase(line);
-    return;
+  if (item.nextOfKey) {
+    ready_.push_back(std::move(item.nextOfKey));
+  } else {
+    lastOfKey_.erase(item.key);
   }
-  ready_.push_back(std::move(line->second.front()));
-  line->second.pop_front();
 }
 
 void Pipeline::putBack(std::vector<ItemPtr> items) {

@@ -28,16 +28,25 @@ enum class ReadAs { Logged, Unroutable, Held, Refused };
 
 /// One event on its way through the relay.
 struct Item {
+  Item() = default;
+  Item(const Item&) = delete;
+  Item& operator=(const Item&) = delete;
+  ~Item() {
+    while (nextOfKey) nextOfKey = std::move(nextOfKey->nextOfKey);  // a long chain, no recursion
+  }
+
   std::int64_t id = 0;  // outbox id
   int lane = 0;
   std::uint64_t key = 0;  // hash of the aggregate key; meaningless without hasKey
   bool hasKey = false;
-  std::string keyText = {};
   ReadAs readAs = ReadAs::Logged;
   bool wasNacked = false;
   LoadedPage* page = nullptr;  // the page it came with; none for a parked one
   std::size_t bytes = 0;
   amqp::Message message;
+  std::unique_ptr<Item> nextOfKey;  // waits for this one
+
+  [[nodiscard]] const std::string& keyText() const { return message.attributes->key; }
 };
 using ItemPtr = std::unique_ptr<Item>;
 
@@ -87,7 +96,7 @@ class Pipeline {
 
  private:
   void enter(ItemPtr item);
-  void releaseKey(const Item& item);
+  void releaseKey(Item& item);
   void complete(LoadedPage* page);
 
   outbox::Cursor fetched_;
@@ -95,7 +104,7 @@ class Pipeline {
   bool confirmedMoved_ = false;
   std::list<LoadedPage> pages_;  // all but the last have unsettled events
   std::deque<ItemPtr> ready_;
-  std::unordered_map<std::uint64_t, std::deque<ItemPtr>> behind_;  // per unsettled key
+  std::unordered_map<std::uint64_t, Item*> lastOfKey_;  // per unsettled key, end of its chain
   std::array<std::size_t, outbox::kLanes> unsettledOfLane_{};
   std::size_t unsettledEvents_ = 0;
   std::size_t unsettledBytes_ = 0;

@@ -164,7 +164,8 @@ void Turn::channelLost(const Error& error) {
 }
 
 bool Turn::hasRoomForPage() const {
-  return pipeline_.unsettledEvents() < options_.pageEvents &&
+  // A page beyond the window: while one is sent, the next is read.
+  return pipeline_.unsettledEvents() < options_.windowEvents + options_.pageEvents &&
          pipeline_.unsettledBytes() < options_.pageBytes;
 }
 
@@ -197,7 +198,7 @@ ItemPtr Turn::itemToSend(Row&& row) {
   stub.id = row.id;
   stub.lane = row.lane;
   stub.hasKey = !row.key.empty();
-  stub.keyText = row.key;
+  stub.message.attributes.emplace(amqp::Message::Attributes{row.time, row.key});
   if (careful_) log_.suspect(row.lane, row.id);
   auto made = itemFrom(std::move(row));
   if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);

@@ -527,15 +527,16 @@ TEST_CASE("the window holds no more payload bytes than it may, but for one large
   CHECK(bench.broker.sent == Ids{"e1", "e2"});
 }
 
-TEST_CASE("no more than a page of events is in memory unsettled before the next is read") {
+TEST_CASE("no more than a window and a page of events are in memory before the next is read") {
   Bench bench;
   bench.options.pageEvents = 10;
+  bench.options.windowEvents = 20;
   bench.log.pageRows = 10;
   for (int i = 0; i < 100; ++i) bench.log.add("t");
   bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
   bench.start();
   bench.runFor(1s);
-  CHECK(bench.log.fetches == 1);
+  CHECK(bench.log.fetches == 3);
 }
 
 TEST_CASE("a checkpoint that finds the lease lost throws LeaseLost") {
