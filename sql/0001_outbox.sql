@@ -29,6 +29,7 @@ create table outbox (
   causation_id   text        check (octet_length(causation_id) <= 255),
   traceparent    text        check (octet_length(traceparent) = 55),
   tracestate     text        check (octet_length(tracestate) <= 512),
+  expires_at     timestamptz,  -- not worth sending from then on
   headers        json        check (octet_length(headers::text) <= 400000),
   payload        bytea       not null check (octet_length(payload) <= 16777216)
 ) partition by list (((id >> 22) & 7));
@@ -69,7 +70,7 @@ create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_li
   returns table (snapshot text, last_id bigint, server text, id bigint, lane smallint,
                  event_id uuid, type text, source text, key text, "time" text, content_type text,
                  correlation_id text, causation_id text, traceparent text, tracestate text,
-                 headers json, payload bytea)
+                 expires_at text, headers json, payload bytea)
   language plpgsql
   set search_path from current
   set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
@@ -82,11 +83,13 @@ begin
          pg_postmaster_start_time()::text || case when pg_is_in_recovery() then ' standby'
            else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
          null::bigint, null::smallint, null::uuid, null::text, null::text, null::text, null::text,
-         null::text, null::text, null::text, null::text, null::text, null::json, null::bytea
+         null::text, null::text, null::text, null::text, null::text, null::text, null::json,
+         null::bytea
   union all
   select null, null, null, l.id, l.lane, l.event_id, l.type, l.source, l.key,
          (l.time at time zone 'UTC')::text, l.content_type,
-         l.correlation_id, l.causation_id, l.traceparent, l.tracestate, l.headers, l.payload
+         l.correlation_id, l.causation_id, l.traceparent, l.tracestate,
+         (l.expires_at at time zone 'UTC')::text, l.headers, l.payload
     from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
@@ -96,7 +99,8 @@ begin
   union all
   select null, null, null, t.id, t.lane, t.event_id, t.type, t.source, t.key,
          (t.time at time zone 'UTC')::text, t.content_type,
-         t.correlation_id, t.causation_id, t.traceparent, t.tracestate, t.headers, t.payload
+         t.correlation_id, t.causation_id, t.traceparent, t.tracestate,
+         (t.expires_at at time zone 'UTC')::text, t.headers, t.payload
     from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
@@ -110,7 +114,7 @@ create function fetch_page(xips xid8[], from_xid xid8, target pg_snapshot, after
                            row_limit bigint, byte_limit bigint, lanes bigint)
   returns table (id bigint, lane smallint, event_id uuid, type text, source text, key text,
                  "time" text, content_type text, correlation_id text, causation_id text,
-                 traceparent text, tracestate text, headers json, payload bytea)
+                 traceparent text, tracestate text, expires_at text, headers json, payload bytea)
   language plpgsql
   set search_path from current
   set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
@@ -121,7 +125,8 @@ begin
   return query
   select p.id, p.lane, p.event_id, p.type, p.source, p.key,
          (p.time at time zone 'UTC')::text, p.content_type,
-         p.correlation_id, p.causation_id, p.traceparent, p.tracestate, p.headers, p.payload
+         p.correlation_id, p.causation_id, p.traceparent, p.tracestate,
+         (p.expires_at at time zone 'UTC')::text, p.headers, p.payload
     from (select b.*, sum(octet_length(b.payload))
                         over (rows between unbounded preceding and 1 preceding) as bytes_before
             from (select o.* from outbox o
@@ -161,6 +166,7 @@ create table parked (
   causation_id   text,
   traceparent    text,
   tracestate     text,
+  expires_at     timestamptz,
   headers        json,
   payload        bytea       not null
 );
@@ -205,36 +211,59 @@ create table lane (
         autovacuum_vacuum_cost_delay = 0);
 insert into lane (lane, done) select g, pg_current_snapshot() from generate_series(0, 63) g;
 
--- Empties one child of the ring when everything in it is published and nobody uses it. To be called
--- in a READ COMMITTED transaction of its own. Returns what happened.
-create function truncate_published(child int) returns text language plpgsql
-  set search_path from current as $$
+-- Empties one child of the ring when everything in it is published, older than `keep`, and nobody
+-- uses it. A child that is about to be written again is not kept for its age: space comes first. To
+-- be called in a READ COMMITTED transaction of its own. Returns what happened.
+create function truncate_published(child int, keep interval default '0') returns text
+  language plpgsql
+  set search_path from current set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   name text := format('outbox_%s', child);
+  ahead int;  -- so many children are written before this one
+  newest timestamptz;
   found boolean;
-  -- Only rows at or above the lowest xmin of all cursors can be unpublished: a short index range.
-  probe text := format(
-    'select exists (select from %I e join lane l on l.lane = e.lane
-       where e.xid >= (select min(pg_snapshot_xmin(done)) from lane)
-         and not (pg_visible_in_snapshot(e.xid, l.done)
-                  or (l.target is not null and pg_visible_in_snapshot(e.xid, l.target)
-                      and e.id <= l.last_id)))', name);
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'truncate_published needs READ COMMITTED';
   end if;
-  if child = (select (last_value >> 22) & 7 from outbox_id_seq) then return 'current'; end if;
-  execute format('select not exists (select from %I)', name) into found;
-  if found then return 'empty'; end if;
-  execute probe into found;
-  if found then return 'unpublished'; end if;
+  ahead := (child - (select (last_value >> 22) & 7 from outbox_id_seq)::int + 8) % 8;
+  if ahead = 0 then return 'current'; end if;
+  execute format('select created_at from %I order by id desc limit 1', name) into newest;
+  if newest is null then return 'empty'; end if;
+  if ahead > 2 and newest > clock_timestamp() - keep then return 'kept'; end if;
   begin
     -- An open writer of this child, which may hold uncommitted events, or a dump refuses the lock.
     execute format('lock table only %I in access exclusive mode nowait', name);
   exception when lock_not_available then return 'busy';
   end;
-  execute probe into found;  -- again, with a new snapshot and no writer in flight
+  -- With a snapshot that is newer than the lock, and no writer in flight. Only rows at or above the
+  -- lowest xmin of all cursors can be unpublished: a short index range.
+  execute format(
+    'select exists (select from %I e join lane l on l.lane = e.lane
+       where e.xid >= (select min(pg_snapshot_xmin(done)) from lane)
+         and not (pg_visible_in_snapshot(e.xid, l.done)
+                  or (l.target is not null and pg_visible_in_snapshot(e.xid, l.target)
+                      and e.id <= l.last_id)))', name) into found;
   if found then return 'unpublished'; end if;
   execute format('truncate only %I', name);
   return 'truncated';
+end $$;
+
+-- Goes on to the next child when the oldest event of the current one is older than `age`, so that
+-- what is older can be emptied also where few events are written. Returns whether it did.
+create function rotate_ring(age interval) returns boolean language plpgsql
+  set search_path from current set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  at bigint;
+  oldest timestamptz;
+begin
+  -- One at a time: the second would set the sequence back to where the first has set it.
+  if not pg_try_advisory_xact_lock('outbox'::regclass::oid::bigint) then return false; end if;
+  at := (select last_value from outbox_id_seq);
+  -- Writers go on meanwhile. Near the end of a child one of them might take the very id that is set.
+  if (at & 4194303) > 3145728 then return false; end if;
+  execute format('select created_at from outbox_%s order by id limit 1', (at >> 22) & 7) into oldest;
+  if oldest is null or oldest > clock_timestamp() - age then return false; end if;
+  perform setval('outbox_id_seq', ((at >> 22) + 1) << 22, false);
+  return true;
 end $$;

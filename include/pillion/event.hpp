@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -54,6 +55,8 @@ class Event {
   [[nodiscard]] const std::string& traceparent() const { return traceparent_; }
   [[nodiscard]] const std::string& tracestate() const { return tracestate_; }
   [[nodiscard]] const Headers& headers() const { return headers_; }
+  [[nodiscard]] std::optional<Time> deliverAt() const { return deliverAt_; }
+  [[nodiscard]] std::optional<Time> expiresAt() const { return expiresAt_; }
 
   /// Is the data JSON, so that data() returns it?
   [[nodiscard]] bool isJson() const { return isJson_; }
@@ -74,6 +77,13 @@ class Event {
   Event& setCausationId(std::string id);
   /// W3C Trace Context. Left empty, the publisher asks `PublisherOptions::traceContext`.
   Event& setTrace(std::string traceparent, std::string tracestate = "");
+  /// Not before this time. The event waits in a table of its own and enters the outbox when it is
+  /// due (a relay must run then), so among the events of its key it has the place of its due time,
+  /// not that of its writing. Precise to a quarter of a second.
+  Event& setDeliverAt(Time time);
+  /// Not worth sending from this time on: the relay drops it, and counts that. Once sent it stays
+  /// in the queue; consumers see `expiresAt()` (CloudEvents extension `expirytime`).
+  Event& setExpiresAt(Time time);
   /// Own metadata, as AMQP headers. Names beginning with `x-`, `cloudEvents` or `pillion-`, and
   /// `traceparent`/`tracestate`, are taken.
   Event& setHeader(std::string name, std::string value);
@@ -92,6 +102,8 @@ class Event {
   std::string traceparent_;
   std::string tracestate_;
   Headers headers_;
+  std::optional<Time> deliverAt_;
+  std::optional<Time> expiresAt_;
   nlohmann::json data_;
   bool isJson_ = false;
   std::string bytes_;

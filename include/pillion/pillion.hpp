@@ -12,6 +12,7 @@
 #include <pillion/options.hpp>
 #include <pillion/publisher.hpp>
 #include <pillion/relay.hpp>
+#include <pillion/replay.hpp>
 #include <pillion/restore.hpp>
 #include <pillion/status.hpp>
 #include <pillion/transaction.hpp>

@@ -71,6 +71,11 @@ struct RelayOptions {
   /// Park, unless losing the event is right when nobody listens.
   UnroutablePolicy unroutable = UnroutablePolicy::Park;
 
+  /// Published events are kept at least this long, for `pillion replay`, then emptied by TRUNCATE,
+  /// a part of the ring at a time; so they are there up to twice as long, and at least an hour.
+  /// When the ring's 29 million ids are used up sooner, space comes first.
+  std::chrono::seconds retention{24 * 3'600};
+
   /// Wait before an unroutable event is tried again: doubled from the first to the second. Other
   /// events are not held up.
   std::chrono::milliseconds unroutableFirst{500};
@@ -89,6 +94,7 @@ struct RelayStats {
   std::uint64_t unroutable = 0;  ///< returned: no queue was bound; parked, or dropped
   std::uint64_t parked = 0;      ///< events moved to the parked ones, for whatever reason
   std::uint64_t dropped = 0;     ///< unroutable, and the policy is to drop them
+  std::uint64_t expired = 0;     ///< past their `expiresAt`: dropped unsent
   std::uint64_t repeated = 0;    ///< sent again because a connection ended before the confirm
   std::uint64_t pages = 0;       ///< pages with at least one event
   std::uint64_t checkpoints = 0;

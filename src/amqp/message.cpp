@@ -62,6 +62,7 @@ const std::string* find(const Message& message, std::string_view name) {
 std::string attribute(const Message& message, const std::string& name) {
   if (message.attributes && name == "time") return message.attributes->time;
   if (message.attributes && name == "partitionkey") return message.attributes->key;
+  if (message.attributes && name == "expirytime") return message.attributes->expiresAt;
   if (const auto* value = find(message, cloudEvents(name))) return *value;
   const auto* value = find(message, std::string(kOtherPrefix) + name);
   return value != nullptr ? *value : std::string();
@@ -94,7 +95,9 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   if (!addOwnHeaders(message, row.headers)) {
     return Problem{"invalid", "headers are not a JSON object of short names and texts"};
   }
-  message.attributes.emplace(Message::Attributes{asRfc3339(std::move(row.time)), row.key});
+  message.attributes.emplace(
+      Message::Attributes{asRfc3339(std::move(row.time)), std::move(row.key),
+                          row.expiresAt.empty() ? "" : asRfc3339(std::move(row.expiresAt))});
   const auto when = fromRfc3339(message.attributes->time);
   addIfAny(message, std::string(kCausationId), std::move(row.causationId));
   addIfAny(message, "traceparent", std::move(row.traceparent));
@@ -120,6 +123,9 @@ void headersOf(const Message& message, std::vector<HeaderView>& headers) {
     headers.emplace_back("cloudEvents_time", message.attributes->time);
     if (!message.attributes->key.empty()) {
       headers.emplace_back("cloudEvents_partitionkey", message.attributes->key);
+    }
+    if (!message.attributes->expiresAt.empty()) {
+      headers.emplace_back("cloudEvents_expirytime", message.attributes->expiresAt);
     }
   }
   headers.insert(headers.end(), message.headers.begin(), message.headers.end());
@@ -147,6 +153,9 @@ std::variant<Event, Problem> eventFrom(const Message& message) {
       .setKey(attribute(message, "partitionkey"))
       .setTime(timeOf(message))
       .setCorrelationId(message.correlationId);
+  if (const auto expires = fromRfc3339(attribute(message, "expirytime"))) {
+    event.setExpiresAt(*expires);
+  }
   if (const auto* cause = find(message, kCausationId)) event.setCausationId(*cause);
   const auto* parent = find(message, "traceparent");
   const auto* state = find(message, "tracestate");

@@ -20,6 +20,7 @@
 // | source         | app_id            | cloudEvents_source          |
 // | key            |                   | cloudEvents_partitionkey    |
 // | time           | timestamp (s)     | cloudEvents_time (RFC 3339) |
+// | expiresAt      |                   | cloudEvents_expirytime      |
 // | contentType    | content_type      |                             |
 // | correlationId  | correlation_id    |                             |
 // | causationId    |                   | pillion-causation-id        |
@@ -49,6 +50,7 @@ struct Message {
   struct Attributes {
     std::string time;  // RFC 3339
     std::string key;
+    std::string expiresAt;  // RFC 3339, or empty
   };
   std::optional<Attributes> attributes = {};
 };

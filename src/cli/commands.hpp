@@ -9,6 +9,7 @@ namespace pillion::cli {
 void addRelayCommand(CLI::App& app);
 void addMigrateCommand(CLI::App& app);
 void addStatusCommand(CLI::App& app);
+void addReplayCommand(CLI::App& app);
 void addRestoreCommands(CLI::App& app);  // adopt and rebase
 
 }  // namespace pillion::cli

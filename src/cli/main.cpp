@@ -21,6 +21,7 @@ int run(int argc, char** argv) {
   pillion::cli::addRelayCommand(app);
   pillion::cli::addMigrateCommand(app);
   pillion::cli::addStatusCommand(app);
+  pillion::cli::addReplayCommand(app);
   pillion::cli::addRestoreCommands(app);
   try {
     app.parse(argc, argv);

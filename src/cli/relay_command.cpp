@@ -54,8 +54,9 @@ void addMilliseconds(CLI::App& command, const std::string& flag, std::chrono::mi
 }
 
 void report(const RelayStats& stats) {
-  logger()->info("relay ended: {} published, {} repeated, {} nacked, {} parked, {} dropped",
-                 stats.published, stats.repeated, stats.nacked, stats.parked, stats.dropped);
+  logger()->info(
+      "relay ended: {} published, {} repeated, {} nacked, {} parked, {} dropped, {} expired",
+      stats.published, stats.repeated, stats.nacked, stats.parked, stats.dropped, stats.expired);
 }
 
 }  // namespace
@@ -93,6 +94,12 @@ void addRelayCommand(CLI::App& app) {
       ->transform(CLI::CheckedTransformer(std::map<std::string, UnroutablePolicy>{
           {"park", UnroutablePolicy::Park}, {"drop", UnroutablePolicy::Drop}}))
       ->default_str("park");
+  command
+      ->add_option_function<long>(
+          "--retention-h",
+          [options](long hours) { options->retention = std::chrono::hours(hours); },
+          "Keep published events so long, for replay (24)")
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("!--no-declare", options->broker.declareTopology,
                     "Only check that the exchange exists");
   command->add_flag("!--no-fence", options->fence,

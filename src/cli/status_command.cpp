@@ -17,6 +17,21 @@ nlohmann::json milliseconds(const std::optional<std::chrono::milliseconds>& age)
   return age ? nlohmann::json(age->count()) : nlohmann::json(nullptr);
 }
 
+nlohmann::json holdersAsJson(const std::vector<SpaceHolder>& holders) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const SpaceHolder& holder : holders) {
+    list.push_back({{"pid", holder.pid},
+                    {"application", holder.application},
+                    {"user", holder.user},
+                    {"state", holder.state},
+                    {"age_s", holder.age.count()},
+                    {"locked_children", holder.lockedChildren},
+                    {"writes", holder.writes},
+                    {"prepared_as", holder.preparedAs}});
+  }
+  return list;
+}
+
 void printJson(const OutboxStatus& status) {
   nlohmann::json lanes = nlohmann::json::array();
   for (const LaneStatus& lane : status.lanes) {
@@ -25,13 +40,18 @@ void printJson(const OutboxStatus& status) {
                      {"paging", lane.paging},
                      {"token", lane.token},
                      {"holder", lane.holder},
-                     {"lease_expired", lane.leaseExpired}});
+                     {"holder_gone", lane.holderGone}});
   }
   const nlohmann::json document{{"pending", status.pending},
                                 {"pending_is_minimum", status.pendingIsMinimum},
                                 {"oldest_ms", milliseconds(status.oldest)},
                                 {"parked", status.parked},
+                                {"parked_by_reason", status.parkedByReason},
                                 {"oldest_parked_ms", milliseconds(status.oldestParked)},
+                                {"scheduled", status.scheduled},
+                                {"ring_children_in_use", status.childrenInUse},
+                                {"ring_bytes", status.bytes},
+                                {"space_holders", holdersAsJson(status.spaceHolders)},
                                 {"lanes", lanes}};
   std::printf("%s\n", document.dump(2).c_str());
 }
@@ -45,13 +65,13 @@ std::string age(const std::optional<std::chrono::milliseconds>& value) {
 
 bool sameState(const LaneStatus& a, const LaneStatus& b) {
   return a.cursor == b.cursor && a.paging == b.paging && a.token == b.token &&
-         a.leaseExpired == b.leaseExpired;
+         a.holderGone == b.holderGone;
 }
 
 std::string holderOf(const LaneStatus& lane) {
   if (lane.token == 0) return "nobody";
   return lane.holder + " (token " + std::to_string(lane.token) +
-         (lane.leaseExpired ? ", gone)" : ")");
+         (lane.holderGone ? ", gone)" : ")");
 }
 
 /// Lanes in the same state share a line: usually there is one.
@@ -69,11 +89,34 @@ void printLanes(const std::vector<LaneStatus>& lanes) {
   }
 }
 
+std::string reasons(const std::map<std::string, std::uint64_t>& counts) {
+  std::string text;
+  for (const auto& [reason, count] : counts) {
+    text += (text.empty() ? " (" : ", ") + std::to_string(count) + ' ' + reason;
+  }
+  return text.empty() ? text : text + ')';
+}
+
+void printHolder(const SpaceHolder& holder) {
+  const std::string who =
+      holder.pid == 0 ? "prepared transaction '" + holder.preparedAs + "'"
+                      : "session " + std::to_string(holder.pid) + " (" + holder.application + ")";
+  std::printf("  held by %s of %s, %s for %lld s%s\n", who.c_str(), holder.user.c_str(),
+              holder.state.c_str(), static_cast<long long>(holder.age.count()),
+              holder.lockedChildren > 0 ? ", which has used the outbox" : "");
+}
+
 void printText(const OutboxStatus& status) {
   std::printf("%-8s %s%llu, oldest %s\n", "pending", status.pendingIsMinimum ? "at least " : "",
               static_cast<unsigned long long>(status.pending), age(status.oldest).c_str());
-  std::printf("%-8s %llu, oldest %s\n", "parked", static_cast<unsigned long long>(status.parked),
-              age(status.oldestParked).c_str());
+  std::printf("%-8s %llu, oldest %s%s\n", "parked", static_cast<unsigned long long>(status.parked),
+              age(status.oldestParked).c_str(), reasons(status.parkedByReason).c_str());
+  if (status.scheduled > 0) {
+    std::printf("%-8s %llu\n", "later", static_cast<unsigned long long>(status.scheduled));
+  }
+  std::printf("%-8s %.1f MiB in %d of 8 parts\n", "space",
+              static_cast<double>(status.bytes) / (1U << 20), status.childrenInUse);
+  for (const SpaceHolder& holder : status.spaceHolders) printHolder(holder);
   printLanes(status.lanes);
 }
 

@@ -79,6 +79,16 @@ Event& Event::setTrace(std::string traceparent, std::string tracestate) {
   return *this;
 }
 
+Event& Event::setDeliverAt(Time time) {
+  deliverAt_ = time;
+  return *this;
+}
+
+Event& Event::setExpiresAt(Time time) {
+  expiresAt_ = time;
+  return *this;
+}
+
 Event& Event::setHeader(std::string name, std::string value) {
   headers_[std::move(name)] = std::move(value);
   return *this;

@@ -72,11 +72,11 @@ void checkData(const Event& event, std::size_t maxPayload) {
   }
 }
 
-void checkTime(Event::Time time) {
+void checkTime(std::string_view field, Event::Time time) {
   using std::chrono::sys_days;
   using std::chrono::year;
   if (time < sys_days(year(1970) / 1 / 1) || time >= sys_days(year(2200) / 1 / 1)) {
-    throw InvalidEvent("time", "is outside the years 1970 to 2199");
+    throw InvalidEvent(std::string(field), "is outside the years 1970 to 2199");
   }
 }
 
@@ -157,7 +157,9 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
   checkText("causationId", event.causationId(), EventLimits::kShortString);
   checkTrace(event.traceparent(), event.tracestate());
   checkHeaders(event.headers());
-  checkTime(event.time());
+  checkTime("time", event.time());
+  if (event.deliverAt()) checkTime("deliverAt", *event.deliverAt());
+  if (event.expiresAt()) checkTime("expiresAt", *event.expiresAt());
   checkData(event, maxPayload);
 }
 

@@ -19,7 +19,8 @@ struct Row {
   std::string causationId;
   std::string traceparent;
   std::string tracestate;
-  std::string headers;  // a JSON object of texts
+  std::string expiresAt;  // as `time`
+  std::string headers;    // a JSON object of texts
   std::string payload;
 };
 

@@ -106,6 +106,9 @@ class EventLog {
   /// The first refused event with a higher id, if there is one.
   virtual std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) = 0;
 
+  /// Moves scheduled events that are due into the log, a page at most; returns when to ask again.
+  virtual std::chrono::milliseconds moveDue() = 0;
+
   /// Empties a ring child whose events are all published, when there is one.
   virtual void reclaimSpace() = 0;
 

@@ -215,7 +215,7 @@ std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string&
     lane.paging = row[2].as<bool>();
     lane.token = integerOf(row[3]);
     lane.holder = textOf(row[4]);
-    lane.leaseExpired = lane.token != 0 && row[5].as<bool>();
+    lane.holderGone = lane.token != 0 && row[5].as<bool>();
     lanes.push_back(lane);
   }
   return lanes;

@@ -1,9 +1,7 @@
 #include "outbox/outbox_table.hpp"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
-#include "event/timestamp.hpp"
 #include "outbox/row_columns.hpp"
 #include "postgres/identifier.hpp"
 
@@ -15,8 +13,6 @@ using postgres::integerOf;
 using postgres::Parameters;
 using postgres::textOf;
 
-constexpr std::size_t kInsertColumns = 12;
-
 std::size_t payloadBytes(const std::vector<Row>& rows) {
   std::size_t bytes = 0;
   for (const Row& row : rows) bytes += row.payload.size();
@@ -26,44 +22,14 @@ std::size_t payloadBytes(const std::vector<Row>& rows) {
 }  // namespace
 
 std::string insertStatement(const std::string& schema, std::size_t rows) {
-  std::string sql = inSchema(
-      "insert into {schema}.outbox (event_id, type, source, key, time, content_type,"
-      " correlation_id, causation_id, traceparent, tracestate, headers, payload) values ",
-      schema);
+  std::string sql =
+      inSchema("insert into {schema}.outbox (" + std::string(kEventColumns) + ") values ", schema);
   std::size_t next = 1;
-  const auto parameter = [&](const char* before, const char* after) {
-    return before + ("$" + std::to_string(next++)) + after;
-  };
   for (std::size_t row = 0; row < rows; ++row) {
     sql += row == 0 ? "(" : ", (";
-    sql += parameter("", "::text::uuid, ");
-    sql += parameter("", "::text, ");
-    sql += parameter("", "::text, ");
-    sql += parameter("nullif(", "::text, ''), ");
-    sql += parameter("", "::text::timestamptz, ");
-    sql += parameter("", "::text, ");
-    for (int optional = 0; optional < 4; ++optional) sql += parameter("nullif(", "::text, ''), ");
-    sql += parameter("nullif(", "::text, '')::json, ");
-    sql += parameter("", "::bytea)");
+    sql += eventParameters(next) + ')';
   }
   return sql;
-}
-
-void addInsertParameters(Parameters& parameters, const Event& event, const std::string& source,
-                         const TraceContext& trace) {
-  parameters.reserve(parameters.values().size() + kInsertColumns);
-  parameters.add(event.id());
-  parameters.add(event.type());
-  parameters.add(source);
-  parameters.add(event.key());
-  parameters.add(toRfc3339(event.time()));
-  parameters.add(event.contentType());
-  parameters.add(event.correlationId());
-  parameters.add(event.causationId());
-  parameters.add(trace.traceparent);
-  parameters.add(trace.tracestate);
-  parameters.add(event.headers().empty() ? std::string() : nlohmann::json(event.headers()).dump());
-  parameters.add(event.bytes());
 }
 
 OutboxReader::OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit)
@@ -137,31 +103,136 @@ void lockOutWriters(pqxx::transaction_base& tx, const std::string& schema) {
   tx.exec(inSchema("lock table {schema}.outbox in exclusive mode", schema));
 }
 
-Stamped stampAnew(pqxx::transaction_base& tx, const std::string& schema,
-                  std::chrono::hours republish) {
-  const std::string young = "created_at > clock_timestamp() - $1::text::float8 * interval '1 hour'";
-  const std::string hours = std::to_string(republish.count());
-  const auto unpublished = postgres::execute(
-      tx, inSchema("update {schema}.outbox set xid = pg_current_xact_id() where " + young, schema),
-      {hours});
-  // 3 is the first transaction id that PostgreSQL gives out, long before any outbox was made.
-  const auto published = postgres::execute(
-      tx, inSchema("update {schema}.outbox set xid = '3' where not (" + young + ")", schema),
-      {hours});
-  return {unpublished.affected_rows(), published.affected_rows()};
+Stamped countByAge(pqxx::transaction_base& tx, const std::string& schema,
+                   std::chrono::hours republish) {
+  const auto result = postgres::execute(
+      tx,
+      inSchema("select count(*) filter (where created_at > clock_timestamp() - $1::text::float8 *"
+               " interval '1 hour'), count(*) from {schema}.outbox",
+               schema),
+      {std::to_string(republish.count())});
+  const auto young = static_cast<std::uint64_t>(integerOf(result[0][0]));
+  return {young, static_cast<std::uint64_t>(integerOf(result[0][1])) - young};
 }
 
-int truncatePublished(pqxx::connection& connection, const std::string& schema) {
-  int emptied = 0;
-  for (int child = 0; child < 8; ++child) {
-    pqxx::work tx{connection};
-    const auto result =
-        postgres::execute(tx, inSchema("select {schema}.truncate_published($1::text::int)", schema),
-                          {std::to_string(child)});
-    tx.commit();
-    if (textOf(result[0][0]) == "truncated") ++emptied;
+Stamped stampAnew(pqxx::transaction_base& tx, const std::string& schema,
+                  std::chrono::hours republish) {
+  // One limit for all rows, whatever time passes meanwhile. 3 is the first transaction id that
+  // PostgreSQL gives out, long before any outbox was made.
+  postgres::execute(
+      tx,
+      inSchema("update {schema}.outbox set xid = case when created_at > statement_timestamp() -"
+               " $1::text::float8 * interval '1 hour' then pg_current_xact_id() else '3' end",
+               schema),
+      {std::to_string(republish.count())});
+  const auto counted = tx.exec(
+      inSchema("select count(*) filter (where xid <> '3'), count(*) filter (where xid = '3') from"
+               " {schema}.outbox",
+               schema));
+  return {static_cast<std::uint64_t>(integerOf(counted[0][0])),
+          static_cast<std::uint64_t>(integerOf(counted[0][1]))};
+}
+
+namespace {
+
+/// One child, in a transaction of its own. A child that cannot be emptied now costs space, and a
+/// moment of the relay's time at most; it must not cost more.
+std::string truncateChild(pqxx::connection& connection, const std::string& schema, int child,
+                          std::chrono::seconds keep) {
+  // Not a dbtransaction of libpqxx: a role's default isolation level may be another one.
+  pqxx::nontransaction tx{connection};
+  tx.exec(
+      "begin isolation level read committed; set local statement_timeout = '250ms';"
+      " set local lock_timeout = '100ms'");
+  try {
+    const auto result = postgres::execute(
+        tx,
+        inSchema("select {schema}.truncate_published($1::text::int, $2::text::float8 * interval"
+                 " '1 s')",
+                 schema),
+        {std::to_string(child), std::to_string(keep.count())});
+    tx.exec("commit");
+    return textOf(result[0][0]);
+  } catch (const pqxx::insufficient_privilege&) {
+    tx.exec("rollback");
+    return "sqlstate 42501";  // which libpqxx 6 leaves out of this one
+  } catch (const pqxx::sql_error& error) {
+    tx.exec("rollback");
+    return "sqlstate " + error.sqlstate();
   }
-  return emptied;
+}
+
+}  // namespace
+
+std::map<std::string, int> truncatePublished(pqxx::connection& connection,
+                                             const std::string& schema, std::chrono::seconds keep) {
+  std::map<std::string, int> outcomes;
+  for (int child = 0; child < kRingChildren; ++child) {
+    ++outcomes[truncateChild(connection, schema, child, keep)];
+  }
+  return outcomes;
+}
+
+bool rotateRing(pqxx::transaction_base& tx, const std::string& schema, std::chrono::seconds age) {
+  const auto result = postgres::execute(
+      tx, inSchema("select {schema}.rotate_ring($1::text::float8 * interval '1 s')", schema),
+      {std::to_string(age.count())});
+  return result[0][0].as<bool>();
+}
+
+RingSize measureRing(pqxx::transaction_base& tx, const std::string& schema) {
+  RingSize ring;
+  for (int child = 0; child < kRingChildren; ++child) {
+    const std::string name = "{schema}.outbox_" + std::to_string(child);
+    const auto result =
+        tx.exec(inSchema("select exists (select from " + name +
+                             "), pg_total_relation_size(c.oid) from pg_class c join pg_namespace n"
+                             " on n.oid = c.relnamespace where c.relname = 'outbox_" +
+                             std::to_string(child) + "' and quote_ident(n.nspname) = quote_ident(" +
+                             tx.quote(schema) + ")",
+                         schema));
+    if (result[0][0].as<bool>()) ++ring.childrenInUse;
+    ring.bytes += static_cast<std::uint64_t>(integerOf(result[0][1]));
+  }
+  return ring;
+}
+
+Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
+                     const ReplayRange& range, ReplayMode mode) {
+  const std::string published =
+      "select o.* from {schema}.outbox o join {schema}.lane l on l.lane = o.lane"
+      " where o.id > $1::text::bigint and o.id <= $2::text::bigint"
+      " and (pg_visible_in_snapshot(o.xid, l.done) or (l.target is not null and"
+      " pg_visible_in_snapshot(o.xid, l.target) and o.id <= l.last_id))"
+      " and ($3::text = '' or o.created_at >= nullif($3::text, '')::timestamptz)"
+      " and ($4::text = '' or o.created_at < nullif($4::text, '')::timestamptz)"
+      " and ($5::text = '' or '.' || o.type ~ $5::text)"
+      " and ($6::text = '' or o.key = $6::text)"
+      " order by o.id limit $7::text::bigint";
+  const std::string columns = kEventColumns;
+  const std::string copied = mode == ReplayMode::AsNew
+                                 ? "{schema}.new_event_id()" + columns.substr(columns.find(','))
+                                 : columns;
+  const std::string copy = mode == ReplayMode::Count
+                               ? ""
+                               : ", copied as (insert into {schema}.outbox (" + columns +
+                                     ") select " + copied + " from source order by id)";
+  const auto result =
+      postgres::execute(tx,
+                        inSchema("with source as materialized (" + published + ")" + copy +
+                                     " select count(*), max(id) from source",
+                                 schema),
+                        {std::to_string(range.afterId), std::to_string(range.upToId), range.from,
+                         range.to, range.typePattern, range.key, std::to_string(range.limit)});
+  Replayed replayed;
+  replayed.events = static_cast<std::uint64_t>(integerOf(result[0][0]));
+  if (replayed.events > 0) replayed.lastId = integerOf(result[0][1]);
+  return replayed;
+}
+
+std::int64_t lastEventId(pqxx::transaction_base& tx, const std::string& schema) {
+  return integerOf(
+      tx.exec(inSchema("select last_value from {schema}.outbox_id_seq", schema))[0][0]);
 }
 
 }  // namespace pillion::outbox

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <pillion/event.hpp>
 #include <pillion/options.hpp>
@@ -23,9 +24,6 @@ namespace pillion::outbox {
 inline constexpr std::size_t kInsertSizes[] = {64, 16, 4, 1};
 
 std::string insertStatement(const std::string& schema, std::size_t rows);
-/// Appends the parameters of one row.
-void addInsertParameters(postgres::Parameters& parameters, const Event& event,
-                         const std::string& source, const TraceContext& trace);
 
 /// Reads the log forward, for the lanes of a position.
 class OutboxReader {
@@ -80,7 +78,45 @@ struct Stamped {
 Stamped stampAnew(pqxx::transaction_base& tx, const std::string& schema,
                   std::chrono::hours republish);
 
-/// Calls truncate_published for each child but the current; returns how many were emptied.
-int truncatePublished(pqxx::connection& connection, const std::string& schema);
+/// What stampAnew would do.
+Stamped countByAge(pqxx::transaction_base& tx, const std::string& schema,
+                   std::chrono::hours republish);
+
+inline constexpr int kRingChildren = 8;
+
+/// Empties the children of the ring that hold nothing but published events older than `keep`.
+/// Returns how many children had which outcome: what truncate_published says, or "sqlstate …".
+std::map<std::string, int> truncatePublished(pqxx::connection& connection,
+                                             const std::string& schema, std::chrono::seconds keep);
+
+/// Begins the next child of the ring when the current one has events older than `age`.
+bool rotateRing(pqxx::transaction_base& tx, const std::string& schema, std::chrono::seconds age);
+
+struct RingSize {
+  int childrenInUse = 0;
+  std::uint64_t bytes = 0;
+};
+RingSize measureRing(pqxx::transaction_base& tx, const std::string& schema);
+
+/// Which published events to publish again; empty texts restrict nothing.
+struct ReplayRange {
+  std::int64_t afterId = 0;
+  std::int64_t upToId = 0;
+  std::string from;         // RFC 3339, written at or after
+  std::string to;           // written before
+  std::string typePattern;  // a regular expression, matched against '.' and the type
+  std::string key;
+  std::size_t limit = 0;
+};
+enum class ReplayMode { Count, SameIds, AsNew };
+struct Replayed {
+  std::uint64_t events = 0;
+  std::int64_t lastId = 0;
+};
+/// Copies the first of them to the end of the log.
+Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
+                     const ReplayRange& range, ReplayMode mode);
+/// The newest id that was given out.
+std::int64_t lastEventId(pqxx::transaction_base& tx, const std::string& schema);
 
 }  // namespace pillion::outbox

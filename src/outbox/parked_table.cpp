@@ -1,5 +1,6 @@
 #include "outbox/parked_table.hpp"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -59,7 +60,7 @@ void writeParked(pqxx::transaction_base& tx, const std::string& schema,
                  const ParkedChanges& changes) {
   const std::string columns =
       "id, lane, created_at, event_id, type, source, key, time, content_type, correlation_id,"
-      " causation_id, traceparent, tracestate, headers, payload";
+      " causation_id, traceparent, tracestate, expires_at, headers, payload";
   for (const auto& [reason, ids] : byReason(changes.park)) {
     execute(tx,
             inSchema("insert into {schema}.parked (reason, attempts, " + columns +
@@ -166,12 +167,16 @@ std::vector<Row> readRefused(pqxx::transaction_base& tx, const std::string& sche
 
 ParkedCount countParked(pqxx::transaction_base& tx, const std::string& schema) {
   const auto result = tx.exec(inSchema(
-      "select count(*), extract(epoch from clock_timestamp() - min(parked_at))::float8 from"
-      " {schema}.parked",
+      "select reason, count(*), extract(epoch from clock_timestamp() - min(parked_at))::float8"
+      " from {schema}.parked group by reason",
       schema));
   ParkedCount count;
-  count.events = static_cast<std::uint64_t>(integerOf(result[0][0]));
-  if (!result[0][1].is_null()) count.oldestSeconds = result[0][1].as<double>();
+  for (const auto& row : result) {
+    const auto events = static_cast<std::uint64_t>(integerOf(row[1]));
+    count.events += events;
+    count.byReason[textOf(row[0])] = events;
+    count.oldestSeconds = std::max(count.oldestSeconds.value_or(0), row[2].as<double>());
+  }
   return count;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <pqxx/pqxx>
 #include <string>
@@ -36,6 +37,7 @@ std::vector<Row> readRefused(pqxx::transaction_base& tx, const std::string& sche
 
 struct ParkedCount {
   std::uint64_t events = 0;
+  std::map<std::string, std::uint64_t> byReason;
   std::optional<double> oldestSeconds;
 };
 ParkedCount countParked(pqxx::transaction_base& tx, const std::string& schema);

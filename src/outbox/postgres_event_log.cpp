@@ -1,12 +1,15 @@
 #include "outbox/postgres_event_log.hpp"
 
+#include <spdlog/spdlog.h>
 #include <algorithm>
 #include <iterator>
 #include <pillion/error.hpp>
+#include <pillion/log.hpp>
 
 #include "migrate/schema_check.hpp"
 #include "outbox/lane_table.hpp"
 #include "outbox/parked_table.hpp"
+#include "outbox/scheduled_table.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion::outbox {
@@ -19,6 +22,12 @@ constexpr const char* kCheckpointSettings =
     "set local synchronous_commit = off; set local enable_seqscan = off;"
     " set local enable_bitmapscan = off; set local jit = off;"
     " set local idle_in_transaction_session_timeout = '60s'";
+
+/// A child of the ring is some megabytes even when it is empty of news, so not for every minute.
+constexpr std::chrono::hours kLeastRotation{1};
+
+/// Somebody may schedule an event that is due sooner than those there are.
+constexpr std::chrono::milliseconds kAskForDue{250};
 
 /// The pid of our database session, or 0 when a pooler is in between: then libpq was given another
 /// one, and the session's life is not ours.
@@ -243,8 +252,33 @@ std::vector<Row> PostgresEventLog::fetchRefused(Lanes lanes, std::int64_t after)
       [&](pqxx::transaction_base& tx) { return readRefused(tx, schema_, lanes, after); });
 }
 
+std::chrono::milliseconds PostgresEventLog::moveDue() {
+  MovedDue moved;
+  postgres::guarded("moving events that are due", [&] {
+    pqxx::work tx{*connection_};
+    moved = outbox::moveDue(tx, schema_, options_.pageEvents);
+    tx.commit();
+  });
+  if (moved.events == options_.pageEvents) return std::chrono::milliseconds(0);
+  return std::min(moved.nextIn.value_or(kAskForDue), kAskForDue);
+}
+
 void PostgresEventLog::reclaimSpace() {
-  postgres::guarded("emptying the ring", [&] { truncatePublished(*connection_, schema_); });
+  postgres::guarded("emptying the ring", [&] {
+    {
+      pqxx::work tx{*connection_};
+      rotateRing(tx, schema_, std::max<std::chrono::seconds>(options_.retention, kLeastRotation));
+      tx.commit();
+    }
+    for (const auto& [outcome, children] :
+         truncatePublished(*connection_, schema_, options_.retention)) {
+      if (!outcome.starts_with("sqlstate") || !said_.insert(outcome).second) continue;
+      logger()->warn(
+          "{} of {} parts of the outbox could not be emptied ({}); space waits, "
+          "delivery does not",
+          children, kRingChildren, outcome);
+    }
+  });
 }
 
 }  // namespace pillion::outbox

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <pillion/options.hpp>
 #include <pqxx/pqxx>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,6 +19,7 @@ struct EventLogOptions {
   std::chrono::milliseconds lease{};
   std::size_t pageEvents = 0;
   std::size_t pageBytes = 0;
+  std::chrono::seconds retention{};
 };
 
 /// The event log in PostgreSQL: one connection, opened by the constructor, lost with the object.
@@ -36,6 +37,7 @@ class PostgresEventLog : public EventLog {
   std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) override;
   HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override;
   std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) override;
+  std::chrono::milliseconds moveDue() override;
   void reclaimSpace() override;
   [[nodiscard]] std::string identity() const override { return identity_; }
 
@@ -54,10 +56,11 @@ class PostgresEventLog : public EventLog {
   std::unique_ptr<pqxx::connection> connection_;
   OutboxReader reader_;
   std::string identity_;
-  int backend_ = 0;         // pid of our database session, 0 behind a pooler
-  std::int64_t token_ = 0;  // 0 before the first balance
-  std::size_t turnOf_ = 0;  // which position is read next
-  std::string server_;      // start time and timeline; a change means that ids may have been reused
+  int backend_ = 0;             // pid of our database session, 0 behind a pooler
+  std::int64_t token_ = 0;      // 0 before the first balance
+  std::size_t turnOf_ = 0;      // which position is read next
+  std::set<std::string> said_;  // reasons for keeping space that were logged
+  std::string server_;  // start time and timeline; a change means that ids may have been reused
   std::int64_t lastIdSeen_ = 0;   // the sequence, as the latest fetch saw it
   std::int64_t provenFloor_ = 0;  // lastIdSeen_ as it was before our latest committed write
 };

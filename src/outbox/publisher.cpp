@@ -9,6 +9,7 @@
 
 #include "event/event_check.hpp"
 #include "outbox/outbox_table.hpp"
+#include "outbox/scheduled_table.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/identifier.hpp"
 
@@ -22,17 +23,12 @@ class PreparedNames {
   /// The statement's name on this connection, prepared when it was not.
   template <typename Connection>
   std::string prepare(Connection& connection, const std::string& schema, std::size_t rows) {
-    const std::scoped_lock lock(mutex_);
-    forgetWhenLarge();
-    const std::string name =
-        "pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(rows);
     const Key key{&connection, connection.backendpid(), rows};
-    if (std::ranges::find(known_[key.connection], key) == known_[key.connection].end()) {
-      connection.prepare(name, outbox::insertStatement(schema, rows));
-      auto& onThis = known_[key.connection];
-      std::erase_if(onThis, [&](const Key& other) { return other.backend != key.backend; });
-      onThis.push_back(key);
-    }
+    const auto [name, known] = look(key);
+    if (known) return name;
+    // Outside of the lock, since it waits for the server; nobody else may use this connection.
+    connection.prepare(name, outbox::insertStatement(schema, rows));
+    remember(key);
     return name;
   }
 
@@ -43,6 +39,23 @@ class PreparedNames {
     std::size_t rows;
     bool operator==(const Key&) const = default;
   };
+
+  std::pair<std::string, bool> look(const Key& key) {
+    const std::scoped_lock lock(mutex_);
+    forgetWhenLarge();
+    const auto onThis = known_.find(key.connection);
+    const bool known =
+        onThis != known_.end() && std::ranges::find(onThis->second, key) != onThis->second.end();
+    return {"pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(key.rows),
+            known};
+  }
+
+  void remember(const Key& key) {
+    const std::scoped_lock lock(mutex_);
+    auto& onThis = known_[key.connection];
+    std::erase_if(onThis, [&](const Key& other) { return other.backend != key.backend; });
+    onThis.push_back(key);
+  }
 
   /// Services that open a connection per request must not make the list grow for ever. New names
   /// follow, since a living connection would refuse a second statement of the same name.
@@ -97,14 +110,30 @@ struct EventPublisher::State {
   void insert(Transaction& tx, std::span<const Event> events,
               std::span<const TraceContext> traces) {
     postgres::Parameters parameters;
+    parameters.reserve(events.size() * outbox::kEventColumnCount);
     for (std::size_t i = 0; i < events.size(); ++i) {
-      outbox::addInsertParameters(parameters, events[i], sourceOf(events[i]), traces[i]);
+      outbox::addEvent(parameters, events[i], sourceOf(events[i]), traces[i]);
     }
     if (options.preparedStatements) {
       const std::string name = prepared.prepare(tx.conn(), schema, events.size());
       postgres::executePrepared(tx, name, parameters);
     } else {
       postgres::execute(tx, outbox::insertStatement(schema, events.size()), parameters);
+    }
+  }
+
+  /// Runs of events that are due now, and single ones that are due later.
+  void writeAll(Transaction& tx, std::span<const Event> events,
+                std::span<const TraceContext> traces) {
+    while (!events.empty()) {
+      const auto later = std::ranges::find_if(
+          events, [](const Event& event) { return event.deliverAt().has_value(); });
+      const auto now = static_cast<std::size_t>(later - events.begin());
+      insertAll(tx, events.first(now), traces.first(now));
+      if (later == events.end()) return;
+      outbox::schedule(tx, schema, *later, sourceOf(*later), traces[now]);
+      events = events.subspan(now + 1);
+      traces = traces.subspan(now + 1);
     }
   }
 
@@ -124,7 +153,7 @@ struct EventPublisher::State {
     if (!own) own = postgres::connect(options.database, "publisher");
     postgres::guarded("writing an event", [&] {
       pqxx::work tx{*own};
-      insert(tx, std::span(&event, 1), trace);
+      writeAll(tx, std::span(&event, 1), trace);
       tx.commit();
     });
   }
@@ -157,7 +186,7 @@ void EventPublisher::publish(Transaction& tx, const Event& event) const {
 
 void EventPublisher::publish(Transaction& tx, std::span<const Event> events) const {
   const auto traces = state_->check(events);
-  state_->insertAll(tx, events, traces);
+  state_->writeAll(tx, events, traces);
 }
 
 void EventPublisher::publish(const Event& event) const {

@@ -26,12 +26,17 @@ Rebased rebaseCursor(const DatabaseOptions& options, std::chrono::hours republis
   postgres::guarded("rebasing the cursor", [&] {
     pqxx::work tx{*connection};
     migrate::requireCurrentSchema(tx, schema);
+    if (dryRun) {
+      const auto counted = outbox::countByAge(tx, schema, republish);
+      rebased = {counted.unpublished, counted.published};
+      return;
+    }
     outbox::lockOutWriters(tx, schema);
     const auto stamped = outbox::stampAnew(tx, schema, republish);
     rebased = {stamped.unpublished, stamped.published};
     outbox::resetCursors(tx, schema);
     outbox::storeCluster(tx, schema);
-    if (!dryRun) tx.commit();
+    tx.commit();
   });
   return rebased;
 }

@@ -1,8 +1,45 @@
 #include "outbox/row_columns.hpp"
 
-#include "postgres/statement.hpp"
+#include <nlohmann/json.hpp>
+
+#include "event/timestamp.hpp"
 
 namespace pillion::outbox {
+
+std::string eventParameters(std::size_t& next) {
+  std::string sql;
+  const auto parameter = [&](const char* before, const char* after) {
+    sql += before + ("$" + std::to_string(next++)) + after;
+  };
+  parameter("", "::text::uuid, ");
+  parameter("", "::text, ");
+  parameter("", "::text, ");
+  parameter("nullif(", "::text, ''), ");
+  parameter("", "::text::timestamptz, ");
+  parameter("", "::text, ");
+  for (int optional = 0; optional < 4; ++optional) parameter("nullif(", "::text, ''), ");
+  parameter("nullif(", "::text, '')::timestamptz, ");
+  parameter("nullif(", "::text, '')::json, ");
+  parameter("", "::bytea");
+  return sql;
+}
+
+void addEvent(postgres::Parameters& parameters, const Event& event, const std::string& source,
+              const TraceContext& trace) {
+  parameters.add(event.id());
+  parameters.add(event.type());
+  parameters.add(source);
+  parameters.add(event.key());
+  parameters.add(toRfc3339(event.time()));
+  parameters.add(event.contentType());
+  parameters.add(event.correlationId());
+  parameters.add(event.causationId());
+  parameters.add(trace.traceparent);
+  parameters.add(trace.tracestate);
+  parameters.add(event.expiresAt() ? toRfc3339(*event.expiresAt()) : std::string());
+  parameters.add(event.headers().empty() ? std::string() : nlohmann::json(event.headers()).dump());
+  parameters.add(event.bytes());
+}
 
 Row rowFrom(const pqxx::row& fields, int at) {
   const auto text = [&](int offset) { return postgres::textOf(fields[at + offset]); };
@@ -19,8 +56,9 @@ Row rowFrom(const pqxx::row& fields, int at) {
   row.causationId = text(9);
   row.traceparent = text(10);
   row.tracestate = text(11);
-  row.headers = text(12);
-  row.payload = postgres::bytesOf(fields[at + 13]);
+  row.expiresAt = text(12);
+  row.headers = text(13);
+  row.payload = postgres::bytesOf(fields[at + 14]);
   return row;
 }
 

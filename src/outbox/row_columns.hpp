@@ -1,18 +1,35 @@
 #pragma once
 
+#include <cstddef>
+#include <pillion/event.hpp>
+#include <pillion/options.hpp>
 #include <pqxx/pqxx>
+#include <string>
 
 #include "event/row.hpp"
+#include "postgres/statement.hpp"
 
 namespace pillion::outbox {
 
 /// The columns of a Row in its order, as the functions that read the outbox give them, too.
 inline constexpr const char* kRowColumns =
     "id, lane, event_id, type, source, key, to_char(time at time zone 'UTC',"
-    " 'YYYY-MM-DD HH24:MI:SS.US') as time, content_type, correlation_id, causation_id, "
-    "traceparent, tracestate, headers, payload";
+    " 'YYYY-MM-DD HH24:MI:SS.US') as time, content_type, correlation_id, causation_id, traceparent,"
+    " tracestate, to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') as expires_at,"
+    " headers, payload";
 
-/// Reads them back, beginning at column `at`.
+/// The columns that a publisher writes, of `outbox` and `scheduled` alike.
+inline constexpr const char* kEventColumns =
+    "event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,"
+    " tracestate, expires_at, headers, payload";
+inline constexpr std::size_t kEventColumnCount = 13;
+/// Their values as parameters of a statement, beginning with number `next`, which is moved on.
+std::string eventParameters(std::size_t& next);
+/// Appends them.
+void addEvent(postgres::Parameters& parameters, const Event& event, const std::string& source,
+              const TraceContext& trace);
+
+/// Reads the columns of a Row back, beginning at column `at`.
 Row rowFrom(const pqxx::row& fields, int at);
 
 }  // namespace pillion::outbox

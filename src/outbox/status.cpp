@@ -1,9 +1,11 @@
 #include <pillion/status.hpp>
 
 #include "migrate/schema_check.hpp"
+#include "outbox/activity.hpp"
 #include "outbox/lane_table.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/parked_table.hpp"
+#include "outbox/scheduled_table.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion {
@@ -32,6 +34,12 @@ OutboxStatus readOutboxStatus(const DatabaseOptions& options) {
     status.pendingIsMinimum = pending.isMinimum;
     status.oldest = asMilliseconds(pending.oldestSeconds);
     status.parked = parked.events;
+    status.parkedByReason = parked.byReason;
+    status.scheduled = outbox::countScheduled(tx, schema);
+    const auto ring = outbox::measureRing(tx, schema);
+    status.childrenInUse = ring.childrenInUse;
+    status.bytes = ring.bytes;
+    status.spaceHolders = outbox::readSpaceHolders(tx, schema, std::chrono::seconds(10));
     status.oldestParked = asMilliseconds(parked.oldestSeconds);
     status.lanes = outbox::readLanes(tx, schema);
   });

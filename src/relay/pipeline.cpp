@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include "event/timestamp.hpp"
+
 namespace pillion::relay {
 
 std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
@@ -18,6 +20,8 @@ std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
   auto message = amqp::messageFrom(std::move(row));
   if (auto* problem = std::get_if<amqp::Problem>(&message)) return std::move(*problem);
   item->message = std::move(std::get<amqp::Message>(message));
+  const std::string& expires = item->message.attributes->expiresAt;
+  if (!expires.empty()) item->expiresAt = fromRfc3339(expires);
   return item;
 }
 

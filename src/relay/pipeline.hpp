@@ -1,11 +1,13 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -41,6 +43,7 @@ struct Item {
   bool hasKey = false;
   ReadAs readAs = ReadAs::Logged;
   bool wasNacked = false;
+  std::optional<std::chrono::system_clock::time_point> expiresAt = std::nullopt;
   LoadedPage* page = nullptr;  // the page it came with; none for a parked one
   std::size_t bytes = 0;
   amqp::Message message;

@@ -112,6 +112,7 @@ RelayStats Relay::stats() const {
   stats.unroutable = counters.unroutable;
   stats.parked = counters.parked;
   stats.dropped = counters.dropped;
+  stats.expired = counters.expired;
   stats.repeated = counters.repeated;
   stats.pages = counters.pages;
   stats.checkpoints = counters.checkpoints;

@@ -83,6 +83,7 @@ void Session::openLog() {
       .lease = options_.lease,
       .pageEvents = options_.pageEvents,
       .pageBytes = options_.pageBytes,
+      .retention = options_.retention,
   });
 }
 
@@ -151,6 +152,7 @@ void Session::runTurns(Turn& turn, const std::stop_token& stop) {
     } else {
       shareLanes(turn);
     }
+    moveDue();
     if (wake_.take()) turn.lookNow();
     turn.run();
     // A connection that breaks at the first message is no recovery: it must neither end the outage
@@ -192,6 +194,11 @@ void Session::admitLanes(Turn& turn) {
 bool Session::othersShouldTry(const Turn& turn) const {
   return turn.lanes() != 0 && brokerAwaySince_ && now() - *brokerAwaySince_ > options_.lease &&
          log_->balance().relays > 1;
+}
+
+void Session::moveDue() {
+  if (stopSince_ || now() < nextMove_) return;
+  nextMove_ = now() + log_->moveDue();
 }
 
 void Session::reclaimSpaceWhenDue() {

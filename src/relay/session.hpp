@@ -47,6 +47,7 @@ class Session {
   void shareLanes(Turn& turn);
   void admitLanes(Turn& turn);
   [[nodiscard]] bool othersShouldTry(const Turn& turn) const;
+  void moveDue();
   void reclaimSpaceWhenDue();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
   [[nodiscard]] bool drainTimeIsOver() const;
@@ -60,6 +61,7 @@ class Session {
   outbox::Cursor waiting_;        // lanes of ours whose fence another connection still holds
   base::Clock::Boot nextShare_{0};
   base::Clock::Boot nextAdmission_{0};
+  base::Clock::Boot nextMove_{0};
   std::optional<base::Clock::Boot> brokerAwaySince_;
   base::Outage databaseOutage_;
   base::Outage brokerOutage_;

@@ -198,7 +198,8 @@ ItemPtr Turn::itemToSend(Row&& row) {
   stub.id = row.id;
   stub.lane = row.lane;
   stub.hasKey = !row.key.empty();
-  stub.message.attributes.emplace(amqp::Message::Attributes{row.time, row.key});
+  stub.message.attributes.emplace(
+      amqp::Message::Attributes{.time = row.time, .key = row.key, .expiresAt = ""});
   if (careful_) log_.suspect(row.lane, row.id);
   auto made = itemFrom(std::move(row));
   if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);
@@ -267,7 +268,11 @@ void Turn::sendNext() {
 /// Some are not to be sent now, so that they overtake nobody; or never again by us.
 bool Turn::settleUnsent() {
   const Item& next = pipeline_.ready();
-  if (next.readAs != ReadAs::Logged) {
+  if (next.expiresAt && *next.expiresAt <= clock_.wall()) {
+    if (next.readAs != ReadAs::Logged) parking_.published(next);
+    logger()->debug("event {} has expired", next.message.messageId);
+    ++counters_.expired;
+  } else if (next.readAs != ReadAs::Logged) {
     if (!parking_.mustGoBack(next)) return false;
     parking_.goBack(next);
   } else if (careful_ && suspects_.contains(next.id)) {

@@ -27,6 +27,7 @@ struct Counters {
   std::atomic<std::uint64_t> unroutable{0};
   std::atomic<std::uint64_t> parked{0};
   std::atomic<std::uint64_t> dropped{0};
+  std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> repeated{0};
   std::atomic<std::uint64_t> pages{0};
   std::atomic<std::uint64_t> checkpoints{0};

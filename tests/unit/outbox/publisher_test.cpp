@@ -5,6 +5,7 @@
 #include <pillion/error.hpp>
 
 #include "outbox/outbox_table.hpp"
+#include "outbox/row_columns.hpp"
 #include "postgres/connection.hpp"
 #include "support/thrown.hpp"
 
@@ -84,14 +85,14 @@ TEST_CASE("onCommitted is not called when nothing was committed") {
   CHECK(calls == 0);
 }
 
-TEST_CASE("an insert of many rows numbers its parameters through, twelve a row") {
+TEST_CASE("an insert of many rows numbers its parameters through, thirteen a row") {
   const std::string one = outbox::insertStatement("s", 1);
   CHECK(has(one, R"(insert into "s".outbox)"));
-  CHECK(has(one, "$12::bytea)"));
-  CHECK_FALSE(has(one, "$13"));
+  CHECK(has(one, "$13::bytea)"));
+  CHECK_FALSE(has(one, "$14"));
   const std::string many = outbox::insertStatement("s", 64);
-  CHECK(has(many, "$768"));
-  CHECK_FALSE(has(many, "$769"));
+  CHECK(has(many, "$832"));
+  CHECK_FALSE(has(many, "$833"));
 }
 
 TEST_CASE("an event's parameters are its fields, one for each of the statement's") {
@@ -99,10 +100,10 @@ TEST_CASE("an event's parameters are its fields, one for each of the statement's
   event.setKey("key").setCorrelationId("corr").setCausationId("cause").setHeader("h", "ü\"");
   event.setTime(Event::Time(std::chrono::seconds(1)));
   postgres::Parameters parameters;
-  outbox::addInsertParameters(parameters, event, "source", {"parent", "state"});
+  outbox::addEvent(parameters, event, "source", {"parent", "state"});
   CHECK(parameters.values() == std::vector<std::string>{event.id(), "type", "source", "key",
                                                         "1970-01-01T00:00:01.000000Z", "text/plain",
-                                                        "corr", "cause", "parent", "state",
+                                                        "corr", "cause", "parent", "state", "",
                                                         R"({"h":"ü\""})", "body"});
 }
 

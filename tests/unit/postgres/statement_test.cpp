@@ -62,8 +62,9 @@ TEST_CASE("parameters keep their order and their bytes") {
 }
 
 TEST_CASE("a row's columns are read in the order in which they are asked for") {
-  const auto result = resultOf({"skipped", "7", "63", "id", "type", "source", "key", "time", "ct",
-                                "corr", "cause", "parent", "state", R"({"a":"b"})", "\\x6869"});
+  const auto result =
+      resultOf({"skipped", "7", "63", "id", "type", "source", "key", "time", "ct", "corr", "cause",
+                "parent", "state", "expires", R"({"a":"b"})", "\\x6869"});
   const auto row = pillion::outbox::rowFrom(result[0], 1);
   CHECK(row.id == 7);
   CHECK(row.lane == 63);
@@ -77,6 +78,7 @@ TEST_CASE("a row's columns are read in the order in which they are asked for") {
   CHECK(row.causationId == "cause");
   CHECK(row.traceparent == "parent");
   CHECK(row.tracestate == "state");
+  CHECK(row.expiresAt == "expires");
   CHECK(row.headers == R"({"a":"b"})");
   CHECK(row.payload == "hi");
 }
@@ -90,5 +92,5 @@ TEST_CASE("the columns that are asked for are as many as a row has fields") {
     if (c == ')') --depth;
     if (c == ',' && depth == 0) ++columns;
   }
-  CHECK(columns == 14);
+  CHECK(columns == 15);
 }

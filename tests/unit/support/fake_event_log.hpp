@@ -143,6 +143,7 @@ class FakeEventLog : public outbox::EventLog {
     return found;
   }
 
+  std::chrono::milliseconds moveDue() override { return std::chrono::seconds(1); }
   void reclaimSpace() override {}
   [[nodiscard]] std::string identity() const override { return "fake"; }
 

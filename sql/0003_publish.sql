@@ -1,0 +1,204 @@
+-- Publishing from SQL, for triggers and other languages; and events that are due later.
+
+-- Events that enter the outbox when they are due. A relay moves them there in a transaction of its
+-- own, so that they get a transaction id and an id like any other: the log has no other way in.
+create table scheduled (
+  id             bigint      generated always as identity primary key,
+  deliver_at     timestamptz not null,
+  event_id       uuid        not null,
+  type           text        not null check (octet_length(type) between 1 and 255),
+  source         text        not null check (octet_length(source) between 1 and 255),
+  key            text        check (octet_length(key) between 1 and 255),
+  time           timestamptz not null,
+  content_type   text        not null check (octet_length(content_type) between 1 and 255),
+  correlation_id text        check (octet_length(correlation_id) <= 255),
+  causation_id   text        check (octet_length(causation_id) <= 255),
+  traceparent    text        check (octet_length(traceparent) = 55),
+  tracestate     text        check (octet_length(tracestate) <= 512),
+  expires_at     timestamptz,
+  headers        json        check (octet_length(headers::text) <= 400000),
+  payload        bytea       not null check (octet_length(payload) <= 16777216)
+);
+create index scheduled_due on scheduled (deliver_at, id);
+
+-- Moves the events that are due, the earliest first; says how many, and when the next one is due.
+-- One caller at a time: two that move events of one key side by side could turn them round.
+create function move_due(row_limit bigint, out moved bigint, out next_due timestamptz)
+  language plpgsql set search_path from current as $$
+begin
+  moved := 0;
+  next_due := (select min(s.deliver_at) from scheduled s);
+  if next_due is null or next_due > clock_timestamp() then return; end if;
+  if not pg_try_advisory_xact_lock('scheduled'::regclass::oid::bigint) then return; end if;
+  with due as (
+    delete from scheduled s where s.id = any(array(
+      select d.id from scheduled d where d.deliver_at <= clock_timestamp()
+       order by d.deliver_at, d.id limit row_limit))
+    returning s.*)
+  insert into outbox (event_id, type, source, key, time, content_type, correlation_id, causation_id,
+                      traceparent, tracestate, expires_at, headers, payload)
+  select event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,
+         tracestate, expires_at, headers, payload
+    from due order by deliver_at, id;
+  get diagnostics moved = row_count;
+  next_due := (select min(s.deliver_at) from scheduled s);
+end $$;
+
+create function refuse_event(field text, problem text) returns void language plpgsql as $$
+begin
+  raise exception 'event field ''%'' %', field, problem using errcode = 'invalid_parameter_value';
+end $$;
+
+-- Holds a text to a limit in bytes of UTF-8, as the wire counts them.
+create function check_event_text(field text, value text, shortest int, longest int) returns void
+  language plpgsql set search_path from current as $$
+declare
+  size int := octet_length(convert_to(coalesce(value, ''), 'UTF8'));
+begin
+  if size < shortest then
+    perform refuse_event(field, format('is empty; 1 to %s bytes are needed', longest));
+  elsif size > longest then
+    perform refuse_event(field, format('is %s bytes long; the limit is %s bytes', size, longest));
+  end if;
+end $$;
+
+-- Deepest nesting that every consumer takes: deeper JSON is an attack on the parser. Brackets inside
+-- texts do not count; the slow way is gone only when there are enough brackets at all.
+create function is_json_too_deep(document text) returns boolean language plpgsql immutable as $$
+declare
+  most constant int := 256;
+  depth int := 0;
+  bracket text;
+begin
+  if length(document) - length(translate(document, '[{', '')) <= most then return false; end if;
+  foreach bracket in array string_to_array(
+      regexp_replace(regexp_replace(document, '"(\\.|[^"\\])*"', '', 'g'), '[^][{}]', '', 'g'), null)
+  loop
+    depth := depth + case when bracket in ('[', '{') then 1 else -1 end;
+    if depth > most then return true; end if;
+  end loop;
+  return false;
+end $$;
+
+create function check_event_headers(headers jsonb) returns void language plpgsql
+  set search_path from current as $$
+declare
+  header record;
+  total bigint := 0;
+begin
+  if headers is null then return; end if;
+  if jsonb_typeof(headers) <> 'object' then
+    perform refuse_event('headers', 'is no JSON object of names and texts');
+  end if;
+  for header in select h.key as name, h.value from jsonb_each(headers) h loop
+    if header.name = '' then perform refuse_event('headers', 'has a header without a name'); end if;
+    perform check_event_text('headers (a name)', header.name, 1, 255);
+    if header.name ~ '^(x-|cloudEvents|pillion-)' or header.name in ('traceparent', 'tracestate') then
+      perform refuse_event('headers', format(
+        'has the header ''%s'', a name that AMQP, CloudEvents or Pillion uses', header.name));
+    end if;
+    if jsonb_typeof(header.value) <> 'string' then
+      perform refuse_event('headers', format('has the header ''%s'', whose value is no text', header.name));
+    end if;
+    total := total + 6 + octet_length(convert_to(header.name, 'UTF8'))
+                   + octet_length(convert_to(header.value #>> '{}', 'UTF8'));
+  end loop;
+  if total > 65536 then
+    perform refuse_event('headers', format('is %s bytes long; the limit is 65536 bytes', total));
+  end if;
+end $$;
+
+-- UUID version 7 (RFC 9562): the time in milliseconds, the rest random.
+create function new_event_id() returns uuid language sql volatile set search_path from current as $$
+  select (lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0')
+          || '7' || substr(r.digits, 14, 3) || substr(r.digits, 17, 16))::uuid
+    from (select replace(gen_random_uuid()::text, '-', '') as digits) r
+$$;
+
+-- Writes an event of any content type in the caller's transaction; returns its id. The limits and
+-- their messages are those of the C++ publisher. Each `null` means what an unset field means there.
+create function publish_bytes(
+    type text, data bytea, content_type text, key text default null, headers json default null,
+    source text default null, id uuid default null, "time" timestamptz default null,
+    correlation_id text default null, causation_id text default null,
+    traceparent text default null, tracestate text default null,
+    deliver_at timestamptz default null, expires_at timestamptz default null)
+  returns uuid language plpgsql set search_path from current as $$
+declare
+  new_id uuid := coalesce(publish_bytes.id, new_event_id());
+  event_time timestamptz := coalesce(publish_bytes.time, clock_timestamp());
+  event_source text := coalesce(publish_bytes.source, current_setting('pillion.source', true));
+  bare_type text := lower(rtrim(split_part(publish_bytes.content_type, ';', 1)));
+  own_headers jsonb := publish_bytes.headers::jsonb;
+  document text;
+begin
+  perform check_event_text('type', publish_bytes.type, 1, 255);
+  if publish_bytes.type ~ '[\x01-\x20\x7f*#]' then
+    perform refuse_event('type', 'holds a blank, a control character, ''*'' or ''#''; it is a routing'
+      ' key of words separated by dots, such as product.created');
+  end if;
+  perform check_event_text('source', event_source, 1, 255);
+  perform check_event_text('key', publish_bytes.key, 0, 255);
+  perform check_event_text('contentType', publish_bytes.content_type, 1, 255);
+  perform check_event_text('correlationId', publish_bytes.correlation_id, 0, 255);
+  perform check_event_text('causationId', publish_bytes.causation_id, 0, 255);
+  if publish_bytes.traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then
+    perform refuse_event('traceparent', format('is %s bytes and not of the form 00-<32 hex>-<16 hex>-'
+      '<2 hex> (W3C Trace Context)', octet_length(publish_bytes.traceparent)));
+  end if;
+  perform check_event_text('tracestate', publish_bytes.tracestate, 0, 512);
+  perform check_event_headers(own_headers);
+  if event_time < '1970-01-01 00:00:00+00' or event_time >= '2200-01-01 00:00:00+00' then
+    perform refuse_event('time', 'is outside the years 1970 to 2199');
+  end if;
+  if data is null then perform refuse_event('data', 'is null'); end if;
+  if octet_length(data) > 16777216 then
+    perform refuse_event('data', format('is %s bytes long; the limit is 16777216 bytes', octet_length(data)));
+  end if;
+  if bare_type in ('application/json', 'text/json') or bare_type like '%+json' then
+    begin
+      document := convert_from(data, 'UTF8');
+      perform document::json;
+    exception when invalid_text_representation or character_not_in_repertoire
+                or untranslatable_character or statement_too_complex then
+      perform refuse_event('data', format(
+        'is not JSON, which its content type ''%s'' says it is', publish_bytes.content_type));
+    end;
+    if is_json_too_deep(document) then
+      perform refuse_event('data', 'is nested deeper than 256 levels');
+    end if;
+  end if;
+  if publish_bytes.deliver_at is null then
+    insert into outbox (event_id, type, source, key, time, content_type, correlation_id,
+                        causation_id, traceparent, tracestate, expires_at, headers, payload)
+    values (new_id, publish_bytes.type, event_source, nullif(publish_bytes.key, ''), event_time,
+            publish_bytes.content_type, nullif(publish_bytes.correlation_id, ''),
+            nullif(publish_bytes.causation_id, ''), publish_bytes.traceparent,
+            nullif(publish_bytes.tracestate, ''), publish_bytes.expires_at,
+            nullif(own_headers, '{}')::json, data);
+  else
+    insert into scheduled (deliver_at, event_id, type, source, key, time, content_type,
+                           correlation_id, causation_id, traceparent, tracestate, expires_at,
+                           headers, payload)
+    values (publish_bytes.deliver_at, new_id, publish_bytes.type, event_source,
+            nullif(publish_bytes.key, ''), event_time, publish_bytes.content_type,
+            nullif(publish_bytes.correlation_id, ''), nullif(publish_bytes.causation_id, ''),
+            publish_bytes.traceparent, nullif(publish_bytes.tracestate, ''),
+            publish_bytes.expires_at, nullif(own_headers, '{}')::json, data);
+  end if;
+  return new_id;
+end $$;
+
+-- The same for JSON, which is what nearly all events are. The text travels as it is given.
+create function publish(
+    type text, data json, key text default null, headers json default null,
+    source text default null, id uuid default null, "time" timestamptz default null,
+    correlation_id text default null, causation_id text default null,
+    traceparent text default null, tracestate text default null,
+    deliver_at timestamptz default null, expires_at timestamptz default null)
+  returns uuid language sql volatile set search_path from current as $$
+  select publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
+                       publish.key, publish.headers, publish.source, publish.id, publish.time,
+                       publish.correlation_id, publish.causation_id, publish.traceparent,
+                       publish.tracestate, publish.deliver_at, publish.expires_at)
+$$;

@@ -1,0 +1,48 @@
+#include "outbox/scheduled_table.hpp"
+
+#include <algorithm>
+
+#include "event/timestamp.hpp"
+#include "postgres/identifier.hpp"
+#include "postgres/statement.hpp"
+
+namespace pillion::outbox {
+
+using postgres::execute;
+using postgres::inSchema;
+using postgres::integerOf;
+
+void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event& event,
+              const std::string& source, const TraceContext& trace) {
+  std::size_t next = 2;
+  postgres::Parameters parameters;
+  parameters.add(toRfc3339(event.deliverAt().value()));
+  addEvent(parameters, event, source, trace);
+  execute(tx,
+          inSchema("insert into {schema}.scheduled (deliver_at, " + std::string(kEventColumns) +
+                       ") values ($1::text::timestamptz, " + eventParameters(next) + ")",
+                   schema),
+          parameters);
+}
+
+MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t limit) {
+  const auto result = execute(
+      tx,
+      inSchema("select moved, (extract(epoch from next_due - clock_timestamp()) * 1000)::bigint"
+               " from {schema}.move_due($1::text::bigint)",
+               schema),
+      {std::to_string(limit)});
+  MovedDue moved;
+  moved.events = static_cast<std::size_t>(integerOf(result[0][0]));
+  if (!result[0][1].is_null()) {
+    moved.nextIn = std::chrono::milliseconds(std::max<std::int64_t>(0, integerOf(result[0][1])));
+  }
+  return moved;
+}
+
+std::uint64_t countScheduled(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(inSchema("select count(*) from {schema}.scheduled", schema));
+  return static_cast<std::uint64_t>(integerOf(result[0][0]));
+}
+
+}  // namespace pillion::outbox
