@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include "fixture.hpp"
+#include "support/pgbouncer.hpp"
 #include "support/tcp_gate.hpp"
 
 // Several relays of one outbox: who has which lanes, and what happens to the events meanwhile.
@@ -223,6 +224,42 @@ TEST_CASE("a relay that cannot reach the broker leaves its lanes to one that can
   gate.pass();
   CHECK(setup.becomes({{"cut off", 32}, {"other", 32}}, 30s));
   CHECK(setup.outOfOrder == 0);
+}
+
+TEST_CASE("relays behind PgBouncer in transaction mode share lanes, keep order and lose nothing") {
+  Setup setup;
+  const support::PgBouncer bouncer(Servers::instance().directory / uniqueName("pgbouncer"),
+                                   Servers::pg());
+  const auto relay = [&](const std::string& name) {
+    auto options = relayOptions(setup.database, setup.exchange);
+    options.name = name;
+    options.database.url = bouncer.url(setup.database.name());
+    options.lease = 3s;
+    options.renewEvery = 500ms;
+    options.pageEvents = 100;
+    return Relay::create(options);
+  };
+  setup.write(2'000);
+  const auto first = relay("first");
+  first->start();
+  REQUIRE(setup.becomes({{"first", 64}}));
+  const auto second = relay("second");
+  second->start();
+  REQUIRE(setup.becomes({{"first", 32}, {"second", 32}}));
+  // Publishers share the pool's sessions with the relays, without prepared statements.
+  PublisherOptions options{.database = {.url = bouncer.url(setup.database.name())}};
+  options.preparedStatements = false;
+  setup.publisher = EventPublisher::create("orders", options);
+  pqxx::connection connection(bouncer.url(setup.database.name()));
+  for (int i = 0; i < 100; ++i) setup.write(connection, 20);
+  CHECK(setup.allArrived());
+  CHECK(setup.shares() == std::map<std::string, int>{{"first", 32}, {"second", 32}});
+  second->stop();
+  CHECK(setup.becomes({{"first", 64}}));
+  setup.write(connection, 200);
+  CHECK(setup.allArrived());
+  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.repeated == 0);
 }
 
 TEST_CASE("three relays under a kill loop for a minute keep each key's order and lose nothing") {

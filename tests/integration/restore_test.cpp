@@ -1,7 +1,10 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
+#include <optional>
 #include <set>
 
 #include "fixture.hpp"
+#include "support/tcp_gate.hpp"
 
 // A database that is not where its cursor was made: the relay refuses, says the command, and after
 // it nothing is missing.
@@ -149,4 +152,101 @@ TEST_CASE("a cluster whose identifier changed and whose transaction ids were kep
   REQUIRE(runPillion(database.options(), {"adopt"}) == 0);
   relay->start();
   CHECK(numbersIn(queue, 1) == range(1, 2));
+}
+
+namespace {
+
+/// A primary and a standby that follows it through a gate, behind one multi-host URL.
+struct Pair {
+  support::TemporaryDirectory directory;
+  support::PostgresServer primary{directory / "primary"};
+  support::TcpGate stream{primary.port()};
+  std::optional<support::PostgresServer> standby;
+  std::string exchange = uniqueName("exchange");
+  TestQueue queue{exchange};
+
+  Pair() {
+    primary.createDatabase("service");
+    Migrator({.url = primary.url("service")}).migrate();
+    standby.emplace(
+        directory / "standby",
+        support::PostgresOptions{
+            .durable = true, .settings = {}, .standbyOf = primary.urlThrough(stream.port())});
+  }
+
+  [[nodiscard]] DatabaseOptions database() const {
+    std::string url = primary.url("service");
+    const std::string one = "127.0.0.1:" + std::to_string(primary.port());
+    url.replace(url.find(one), one.size(), one + ",127.0.0.1:" + std::to_string(standby->port()));
+    return {.url = url + "?target_session_attrs=read-write"};
+  }
+  [[nodiscard]] bool standbyHasAll() const {
+    const std::string end = primary.query("postgres", "select pg_current_wal_lsn()");
+    return eventually(20s, [&] {
+      return standby->query("postgres", "select pg_last_wal_replay_lsn() >= '" + end + "'") == "t";
+    });
+  }
+  void promote() {
+    primary.kill();
+    CHECK(standby->query("postgres", "select pg_promote()") == "t");
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a relay behind a multi-host URL follows a promotion and loses nothing") {
+  Pair pair;
+  auto options = relayOptions(TestDatabase("pillion", false), pair.exchange);
+  options.database = pair.database();
+  const auto relay = Relay::create(options);
+  relay->start();
+  const auto publisher = EventPublisher::create("s", {.database = pair.database()});
+  for (int n = 0; n < 50; ++n) publisher->publish(numbered(n));
+  CHECK(numbersIn(pair.queue, 50) == range(0, 50));
+  REQUIRE(pair.standbyHasAll());
+  pair.promote();
+  for (int n = 50; n < 100; ++n) {
+    REQUIRE(eventually(20s, [&] {
+      try {
+        publisher->publish(numbered(n));
+        return true;
+      } catch (const DatabaseError&) {
+        return false;
+      }
+    }));
+  }
+  const auto arrived = numbersIn(pair.queue, 50);
+  CHECK(std::ranges::includes(arrived, range(50, 100)));
+  CHECK(eventually(10s, [&] { return readOutboxStatus(pair.database()).pending == 0; }));
+}
+
+TEST_CASE(
+    "after a promotion that lost transactions, whose ids are used again, nothing is skipped") {
+  Pair pair;
+  auto options = relayOptions(TestDatabase("pillion", false), pair.exchange);
+  options.database = pair.database();
+  const auto relay = Relay::create(options);
+  relay->start();
+  const auto publisher = EventPublisher::create("s", {.database = pair.database()});
+  for (int n = 0; n < 20; ++n) publisher->publish(numbered(n));
+  CHECK(numbersIn(pair.queue, 20) == range(0, 20));
+  REQUIRE(pair.standbyHasAll());
+  // The standby hears no more; what is committed now goes out, and is lost with the primary.
+  pair.stream.refuse();
+  pair.stream.cut();
+  for (int n = 20; n < 220; ++n) publisher->publish(numbered(n));
+  CHECK(numbersIn(pair.queue, 200) == range(20, 220));
+  pair.promote();
+  for (int n = 220; n < 300; ++n) {
+    REQUIRE(eventually(20s, [&] {
+      try {
+        publisher->publish(numbered(n));
+        return true;
+      } catch (const DatabaseError&) {
+        return false;
+      }
+    }));
+  }
+  const auto arrived = numbersIn(pair.queue, 80);
+  CHECK(std::ranges::includes(arrived, range(220, 300)));
 }

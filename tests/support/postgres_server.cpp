@@ -106,7 +106,11 @@ PostgresServer::PostgresServer(std::filesystem::path directory, PostgresOptions 
   std::filesystem::create_directories(directory_);
   directory_ = std::filesystem::canonical(directory_);
   if (user_) changeOwner(directory_, *user_);
-  if (!std::filesystem::exists(directory_ / "data/PG_VERSION")) initialize();
+  if (!options_.standbyOf.empty()) {
+    copyPrimary();
+  } else if (!std::filesystem::exists(directory_ / "data/PG_VERSION")) {
+    initialize();
+  }
   writeSettings();
   start();
 }
@@ -117,6 +121,18 @@ PostgresServer::~PostgresServer() {
     if (!process_->waitFor(std::chrono::seconds(10))) kill();
   }
   removeSharedMemory();
+}
+
+void PostgresServer::copyPrimary() {
+  auto options =
+      isolated({binaries_ / "pg_basebackup", "--pgdata=" + (directory_ / "data").string(),
+                "--dbname=" + options_.standbyOf, "--checkpoint=fast", "--no-sync",
+                "--wal-method=stream", "--write-recovery-conf"});
+  options.directory = directory_;
+  options.runAs = user_;
+  const auto result = run(std::move(options));
+  if (result.status != 0) throw std::runtime_error("pg_basebackup failed: " + result.output);
+  options_.settings["primary_conninfo"] = options_.standbyOf;
 }
 
 void PostgresServer::initialize() {

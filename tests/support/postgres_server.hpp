@@ -15,6 +15,7 @@ namespace pillion::support {
 struct PostgresOptions {
   bool durable = true;                               // fsync; off only where no crash is tested
   std::map<std::string, std::string> settings = {};  // postgresql.conf, values without quotes
+  std::string standbyOf = {};  // URL of the running server to copy and to follow by streaming
 };
 
 // A private PostgreSQL cluster below `directory`, listening on 127.0.0.1 and on a socket in
@@ -56,6 +57,7 @@ class PostgresServer {
 
  private:
   void initialize();
+  void copyPrimary();
   void writeSettings() const;
   void awaitReady();
   void removeSharedMemory() const;
