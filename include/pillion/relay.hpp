@@ -47,6 +47,14 @@ struct RelayOptions {
   std::chrono::milliseconds pollFirst{1};
   std::chrono::milliseconds pollMost{20};
 
+  /// Sleep for up to `notifyPoll` when idle, and be woken by writers: saves the database the polls
+  /// of outboxes that are mostly quiet. Needs the trigger of `select pillion.enable_notify()`,
+  /// which costs each writing statement some microseconds, and a commit that wakes a relay waits
+  /// for PostgreSQL's one notification lock; so leave it off where events flow all the time. Needs
+  /// a direct connection, no pooler in transaction mode.
+  bool notify = false;
+  std::chrono::milliseconds notifyPoll{2'000};
+
   /// Time between two checkpoints of the cursor while events flow. What was published since the
   /// last one is published again after a crash (and absorbed by the inbox). Shorter writes more row
   /// versions, which an old snapshot elsewhere keeps alive.

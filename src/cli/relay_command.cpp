@@ -100,6 +100,8 @@ void addRelayCommand(CLI::App& app) {
           [options](long hours) { options->retention = std::chrono::hours(hours); },
           "Keep published events so long, for replay (24)")
       ->check(CLI::NonNegativeNumber);
+  command->add_flag("--notify", options->notify,
+                    "Sleep when idle until a writer notifies (needs enable_notify())");
   command->add_flag("!--no-declare", options->broker.declareTopology,
                     "Only check that the exchange exists");
   command->add_flag("!--no-fence", options->fence,

@@ -109,6 +109,9 @@ class EventLog {
   /// Moves scheduled events that are due into the log, a page at most; returns when to ask again.
   virtual std::chrono::milliseconds moveDue() = 0;
 
+  /// Tells writers whether a relay sleeps, so that they notify it.
+  virtual void setIdle(bool idle) = 0;
+
   /// Empties a ring child whose events are all published, when there is one.
   virtual void reclaimSpace() = 0;
 

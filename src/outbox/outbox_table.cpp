@@ -180,6 +180,27 @@ bool rotateRing(pqxx::transaction_base& tx, const std::string& schema, std::chro
   return result[0][0].as<bool>();
 }
 
+bool notifies(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = postgres::execute(
+      tx,
+      "select exists (select from pg_trigger t join pg_class c on c.oid = t.tgrelid join"
+      " pg_namespace n on n.oid = c.relnamespace where n.nspname = $1::text and c.relname ="
+      " 'outbox' and t.tgname = 'notify_idle_relays')",
+      {schema});
+  return result[0][0].as<bool>();
+}
+
+std::string notifyChannel(pqxx::connection& connection, const std::string& schema) {
+  pqxx::work tx{connection};
+  return "pillion." +
+         textOf(tx.exec(inSchema("select '{schema}.outbox'::regclass::oid::text", schema))[0][0]);
+}
+
+void setIdle(pqxx::transaction_base& tx, const std::string& schema, bool idle) {
+  tx.exec(inSchema(idle ? "select {schema}.raise_idle_flag()" : "select {schema}.lower_idle_flag()",
+                   schema));
+}
+
 RingSize measureRing(pqxx::transaction_base& tx, const std::string& schema) {
   RingSize ring;
   for (int child = 0; child < kRingChildren; ++child) {

@@ -92,6 +92,11 @@ std::map<std::string, int> truncatePublished(pqxx::connection& connection,
 /// Begins the next child of the ring when the current one has events older than `age`.
 bool rotateRing(pqxx::transaction_base& tx, const std::string& schema, std::chrono::seconds age);
 
+/// The wake-up by NOTIFY: is its trigger there, what is its channel, does a relay sleep?
+bool notifies(pqxx::transaction_base& tx, const std::string& schema);
+std::string notifyChannel(pqxx::connection& connection, const std::string& schema);
+void setIdle(pqxx::transaction_base& tx, const std::string& schema, bool idle);
+
 struct RingSize {
   int childrenInUse = 0;
   std::uint64_t bytes = 0;

@@ -29,14 +29,6 @@ constexpr std::chrono::hours kLeastRotation{1};
 /// Somebody may schedule an event that is due sooner than those there are.
 constexpr std::chrono::milliseconds kAskForDue{250};
 
-/// The pid of our database session, or 0 when a pooler is in between: then libpq was given another
-/// one, and the session's life is not ours.
-int ownBackend(pqxx::transaction_base& tx) {
-  const auto result = tx.exec("select pg_backend_pid()");
-  const int pid = result[0][0].as<int>();
-  return pid == tx.conn().backendpid() ? pid : 0;
-}
-
 void requireHexBytes(pqxx::transaction_base& tx) {
   const auto result = tx.exec("show bytea_output");
   if (postgres::textOf(result[0][0]) == "hex") return;
@@ -57,7 +49,8 @@ PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
     requireOwnCluster(tx, schema_);
     requireHexBytes(tx);
     identity_ = outboxIdentity(tx, schema_);
-    backend_ = ownBackend(tx);
+    // Behind a pooler the session's life is not ours.
+    backend_ = postgres::sharesSession(tx) ? 0 : connection_->backendpid();
   });
 }
 
@@ -261,6 +254,14 @@ std::chrono::milliseconds PostgresEventLog::moveDue() {
   });
   if (moved.events == options_.pageEvents) return std::chrono::milliseconds(0);
   return std::min(moved.nextIn.value_or(kAskForDue), kAskForDue);
+}
+
+void PostgresEventLog::setIdle(bool idle) {
+  postgres::guarded("telling writers whether to wake us", [&] {
+    pqxx::work tx{*connection_};
+    outbox::setIdle(tx, schema_, idle);
+    tx.commit();
+  });
 }
 
 void PostgresEventLog::reclaimSpace() {

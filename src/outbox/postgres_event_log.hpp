@@ -38,6 +38,7 @@ class PostgresEventLog : public EventLog {
   HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override;
   std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) override;
   std::chrono::milliseconds moveDue() override;
+  void setIdle(bool idle) override;
   void reclaimSpace() override;
   [[nodiscard]] std::string identity() const override { return identity_; }
 

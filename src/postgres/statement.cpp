@@ -78,6 +78,10 @@ void ensureBegun(pqxx::transaction_base& tx) {
 }
 #endif
 
+bool sharesSession(pqxx::transaction_base& tx) {
+  return tx.exec("select pg_backend_pid()")[0][0].as<int>() != tx.conn().backendpid();
+}
+
 std::string bytesOf(const pqxx::field& field) {
   const std::string_view text(field.c_str(), field.size());
   if (!text.starts_with("\\x") || text.size() % 2 != 0) {

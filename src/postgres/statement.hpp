@@ -42,6 +42,9 @@ using SnapshotTransaction =
 using SnapshotTransaction = pqxx::transaction<pqxx::repeatable_read, pqxx::read_only>;
 #endif
 
+/// Is a pooler between us and the server? Then libpq was given another pid than the session has.
+bool sharesSession(pqxx::transaction_base& tx);
+
 /// Makes sure that a savepoint is really there. libpqxx 6 sends SAVEPOINT with the first `exec` and
 /// not with `exec_params` or `exec_prepared`, which then run outside of it. Costs a round trip
 /// there, nothing with libpqxx 7.

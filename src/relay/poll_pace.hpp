@@ -28,6 +28,10 @@ class PollPace {
   }
 
   void lookNow() { next_ = Boot{0}; }
+  /// Nothing was found for long enough that looks are as rare as they get.
+  [[nodiscard]] bool idle() const { return interval_ == most_; }
+  /// The next look is only for the case that a wake-up was missed.
+  void sleep(Boot until) { next_ = until; }
   [[nodiscard]] Boot next() const { return next_; }
 
  private:

@@ -32,6 +32,7 @@ void validate(const RelayOptions& options) {
   requirePositive(options.checkpointEvery > milliseconds(0), "checkpointEvery");
   requirePositive(options.renewEvery > milliseconds(0), "renewEvery");
   requirePositive(options.unroutableFirst > milliseconds(0), "unroutableFirst");
+  requirePositive(options.notifyPoll > milliseconds(0), "notifyPoll");
   requirePositive(options.refusedFirst > milliseconds(0), "refusedFirst");
   if (options.lease < milliseconds(3'000) || options.lease < 3 * options.renewEvery) {
     throw ConfigError("relay option lease is " + std::to_string(options.lease.count()) +

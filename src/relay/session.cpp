@@ -85,6 +85,7 @@ void Session::openLog() {
       .pageBytes = options_.pageBytes,
       .retention = options_.retention,
   });
+  if (options_.notify && !listener_) listener_.emplace(options_.database, wake_);
 }
 
 void Session::serveLog(const std::stop_token& stop) {

@@ -11,6 +11,7 @@
 #include "base/outage.hpp"
 #include "base/wake_event.hpp"
 #include "outbox/postgres_event_log.hpp"
+#include "outbox/wake_listener.hpp"
 #include "relay/fences.hpp"
 #include "relay/turn.hpp"
 
@@ -56,6 +57,7 @@ class Session {
   Counters& counters_;
   base::WakeEvent& wake_;
   std::unique_ptr<outbox::PostgresEventLog> log_;
+  std::optional<outbox::WakeListener> listener_;  // with the option notify
   std::unique_ptr<amqp::Connection> channel_;
   std::optional<Fences> fences_;  // on channel_
   outbox::Cursor waiting_;        // lanes of ours whose fence another connection still holds

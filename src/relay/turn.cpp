@@ -183,10 +183,10 @@ bool Turn::fetchPage(Boot now) {
   }
   const std::size_t passed = page.rows.size() - items.size();
   pipeline_.addPage(page.after, std::move(items), passed);
-  if (page.rows.empty() && !page.more) {
-    pace_.foundNothing(now);
-    return false;
-  }
+  const bool found = !page.rows.empty() || page.more;
+  if (!found) pace_.foundNothing(now);
+  if (options_.notify) sleepOrWake(now, found);
+  if (!found) return false;
   if (!page.rows.empty()) ++counters_.pages;
   pace_.foundEvents(now, page.more);
   return !page.rows.empty();
@@ -208,6 +208,30 @@ ItemPtr Turn::itemToSend(Row&& row) {
   parking_.park(stub, problem.reason, 0);
   ++counters_.parked;
   return nullptr;
+}
+
+/// With `notify`: says that it sleeps, looks once more, and sleeps when that look saw no writer at
+/// work who could have asked before it was said.
+void Turn::sleepOrWake(Boot now, bool found) {
+  const bool woken = std::exchange(wakeUp_, false);
+  if (found || (woken && sleep_ == Sleep::Asleep)) {
+    if (sleep_ != Sleep::Awake) log_.setIdle(false);
+    sleep_ = Sleep::Awake;
+    return;
+  }
+  if (sleep_ == Sleep::Awake) {
+    if (!pace_.idle()) return;
+    log_.setIdle(true);
+    sleep_ = Sleep::LookingOnceMore;
+    pace_.lookNow();
+    return;
+  }
+  const auto& positions = pipeline_.fetched().positions;
+  const bool writersAtWork = std::ranges::any_of(
+      positions, [](const auto& position) { return !position.done.inProgress.empty(); });
+  if (sleep_ == Sleep::LookingOnceMore && writersAtWork) return;
+  sleep_ = Sleep::Asleep;
+  pace_.sleep(now + options_.notifyPoll);
 }
 
 bool Turn::fetchParked(Boot now) {

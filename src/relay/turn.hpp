@@ -76,7 +76,10 @@ class Turn {
   [[nodiscard]] bool finished() const;
 
   /// Look at the outbox in the next turn.
-  void lookNow() { pace_.lookNow(); }
+  void lookNow() {
+    pace_.lookNow();
+    wakeUp_ = true;
+  }
 
   /// Writes what is settled and renews the lease. Also to be called while there is no channel.
   void writeCheckpoint();
@@ -94,6 +97,7 @@ class Turn {
   bool fetchPage(Boot now);
   bool fetchParked(Boot now);
   bool hasRoomForPage() const;
+  void sleepOrWake(Boot now, bool found);
   void chooseLanesToGive();
   std::chrono::milliseconds idleTime() const;
   /// For the next ready event; needs one.
@@ -120,6 +124,8 @@ class Turn {
   ConfirmTracker<ItemPtr> tracker_;
   std::size_t inFlightBytes_ = 0;
   PollPace pace_;
+  enum class Sleep { Awake, LookingOnceMore, Asleep } sleep_ = Sleep::Awake;
+  bool wakeUp_ = false;
   Parking parking_;
   outbox::Cursor toGive_;  // lanes to be given away with the next checkpoint
   std::vector<ItemPtr> refused_;

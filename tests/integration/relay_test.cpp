@@ -381,3 +381,24 @@ TEST_CASE("starting and stopping twice does no harm, and stop without start retu
   CHECK(queue.read(1).size() == 1);
   CHECK(queueExistsFor(queue.name()));
 }
+
+TEST_CASE("with notify a sleeping relay is woken by a commit, and the trigger must be there") {
+  Setup setup;
+  TestQueue queue(setup.exchange);
+  auto options = relayOptions(setup.database, setup.exchange);
+  options.notify = true;
+  options.notifyPoll = 60s;
+  const auto relay = Relay::create(options);
+  CHECK_THROWS_WITH_AS(relay->start(), doctest::Contains("enable_notify()"), ConfigError);
+  setup.database.execute("select pillion.enable_notify()");
+  relay->start();
+  const auto asleep = [&] {
+    return setup.database.count("select last_value from pillion.idle_flag") == 1;
+  };
+  for (int round = 0; round < 20; ++round) {
+    CHECK(eventually(10s, asleep));
+    setup.publish(round * 3, round * 3 + 3);
+    CHECK(queue.read(3, 5s).size() == 3);  // far sooner than its own next look
+  }
+  setup.database.execute("select pillion.disable_notify()");
+}

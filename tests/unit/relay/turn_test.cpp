@@ -810,3 +810,38 @@ TEST_CASE("lanes are handed over at a confirmed boundary, and until then nothing
   CHECK(placeOf(checkpoint.give) == 1);
   CHECK((checkpoint.give.lanes() & checkpoint.cursor.lanes()) == 0);
 }
+
+TEST_CASE("with notify an idle relay says so, looks once more, and then sleeps until it is woken") {
+  Bench bench;
+  bench.options.notify = true;
+  bench.options.notifyPoll = 60s;
+  bench.start();
+  bench.runFor(500ms);
+  CHECK(bench.log.idle == std::vector<bool>{true});
+  const int fetches = bench.log.fetches;
+  bench.runFor(1s);
+  CHECK(bench.log.fetches == fetches);
+  bench.log.add("t");
+  bench.turn->lookNow();
+  bench.runFor(50ms);
+  CHECK(bench.broker.routed == Ids{"e1"});
+  CHECK(bench.log.idle == std::vector<bool>{true, false});
+}
+
+TEST_CASE("with notify a relay does not sleep while a writer may not have seen that it wants to") {
+  Bench bench;
+  bench.options.notify = true;
+  bench.options.notifyPoll = 60s;
+  bench.log.writerRuns = true;
+  bench.start();
+  bench.runFor(500ms);
+  CHECK(bench.log.idle == std::vector<bool>{true});
+  const int fetches = bench.log.fetches;
+  bench.runFor(500ms);
+  CHECK(bench.log.fetches > fetches + 10);
+  bench.log.writerRuns = false;
+  bench.runFor(100ms);
+  const int asleep = bench.log.fetches;
+  bench.runFor(1s);
+  CHECK(bench.log.fetches == asleep);
+}

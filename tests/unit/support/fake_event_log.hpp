@@ -63,6 +63,9 @@ class FakeEventLog : public outbox::EventLog {
     ++fetches;
     outbox::Page page;
     page.after = from;
+    for (auto& position : page.after.positions) {
+      position.done.inProgress.assign(writerRuns ? 1 : 0, 1);
+    }
     for (auto at = static_cast<std::size_t>(placeOf(from)); at < rows.size(); ++at) {
       const Row& row = rows[at];
       if (page.rows.size() == pageRows) {
@@ -144,6 +147,7 @@ class FakeEventLog : public outbox::EventLog {
   }
 
   std::chrono::milliseconds moveDue() override { return std::chrono::seconds(1); }
+  void setIdle(bool now) override { idle.push_back(now); }
   void reclaimSpace() override {}
   [[nodiscard]] std::string identity() const override { return "fake"; }
 
@@ -158,6 +162,8 @@ class FakeEventLog : public outbox::EventLog {
   std::vector<outbox::Checkpoint> checkpoints;
   outbox::Cursor saved = cursorAt(0);
   std::vector<std::int64_t> suspected;
+  std::vector<bool> idle;
+  bool writerRuns = false;  // in every snapshot that is read
   std::size_t pageRows = 100;
   std::size_t heldRows = 100;
   int fetches = 0;

@@ -1,0 +1,71 @@
+#include "outbox/wake_listener.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <pillion/error.hpp>
+#include <pillion/log.hpp>
+#include <pqxx/pqxx>
+
+#include "outbox/outbox_table.hpp"
+#include "postgres/connection.hpp"
+#include "postgres/statement.hpp"
+
+namespace pillion::outbox {
+namespace {
+
+class Receiver : public pqxx::notification_receiver {
+ public:
+  Receiver(pqxx::connection& connection, const std::string& channel, base::WakeEvent& wake)
+      : notification_receiver(connection, channel), wake_(wake) {}
+  void operator()(const std::string&, int) override { wake_.signal(); }
+
+ private:
+  base::WakeEvent& wake_;
+};
+
+void waitBeforeRetry(const std::stop_token& stop) {
+  std::mutex mutex;
+  std::condition_variable_any changed;
+  std::unique_lock lock(mutex);
+  changed.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
+}
+
+}  // namespace
+
+WakeListener::WakeListener(const DatabaseOptions& database, base::WakeEvent& wake) {
+  const auto connection = postgres::connect(database, "relay wake-up");
+  postgres::guarded("looking for the trigger that notifies", [&] {
+    pqxx::work tx{*connection};
+    if (!notifies(tx, postgres::schemaOf(database))) {
+      throw ConfigError("option notify needs the outbox's trigger; run: select " +
+                        postgres::schemaOf(database) + ".enable_notify()");
+    }
+    if (postgres::sharesSession(tx)) {
+      throw ConfigError("option notify needs a direct connection; a pooler is in between");
+    }
+  });
+  thread_ = std::jthread([database, &wake](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      try {
+        listen(stop, database, wake);
+      } catch (const std::exception& error) {
+        logger()->debug("the relay's wake-up connection begins again after: {}", error.what());
+        wake.signal();  // something may have been missed
+        waitBeforeRetry(stop);
+      }
+    }
+  });
+}
+
+void WakeListener::listen(const std::stop_token& stop, const DatabaseOptions& database,
+                          base::WakeEvent& wake) {
+  const auto connection = postgres::connect(database, "relay wake-up");
+  const Receiver receiver(*connection, notifyChannel(*connection, postgres::schemaOf(database)),
+                          wake);
+  wake.signal();
+  while (!stop.stop_requested()) connection->await_notification(0, 200'000);
+}
+
+}  // namespace pillion::outbox
