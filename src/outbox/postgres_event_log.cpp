@@ -266,10 +266,16 @@ void PostgresEventLog::setIdle(bool idle) {
 
 void PostgresEventLog::reclaimSpace() {
   postgres::guarded("emptying the ring", [&] {
-    {
+    try {
       pqxx::work tx{*connection_};
       rotateRing(tx, schema_, std::max<std::chrono::seconds>(options_.retention, kLeastRotation));
       tx.commit();
+    } catch (const pqxx::sql_error& error) {
+      // Space, not delivery: a right that is missing must not stop the relay.
+      if (said_.insert("turn").second) {
+        logger()->warn("the ring of the outbox cannot be turned: {}",
+                       postgres::firstLine(error.what()));
+      }
     }
     for (const auto& [outcome, children] :
          truncatePublished(*connection_, schema_, options_.retention)) {

@@ -329,3 +329,28 @@ TEST_CASE("a ring child is emptied once its events are published, and not before
   CHECK(setup.database.query(truncate) == "empty");
   CHECK(setup.database.count("select count(*) from pillion.outbox") == 1);
 }
+
+TEST_CASE("the first events of an idle outbox are more than a page: the very first is among them") {
+  Setup setup;
+  auto options = relayOptions(setup.database, setup.exchange);
+  options.pageEvents = 10;
+  options.renewEvery = 100ms;
+  const auto relay = Relay::create(options);
+  relay->start();
+  // Its floor is then the sequence as it is before its first use.
+  REQUIRE(eventually(10s, [&] { return relay->stats().checkpoints >= 3; }));
+  auto connection = setup.database.connect();
+  pqxx::work tx{connection};
+  std::vector<Event> events;
+  for (int n = 0; n < 25; ++n) events.push_back(created(n));
+  setup.publisher->publish(tx, events);
+  tx.commit();
+  std::vector<int> numbers;
+  for (const auto& message : setup.queue.read(25)) {
+    numbers.push_back(nlohmann::json::parse(message.body).at("n").get<int>());
+  }
+  std::ranges::sort(numbers);
+  REQUIRE(numbers.size() == 25);
+  CHECK(numbers.front() == 0);
+  CHECK(numbers.back() == 24);
+}
