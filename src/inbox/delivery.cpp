@@ -35,7 +35,12 @@ Outcome apply(const Job& job, const HandlerTable& handlers, Inbox& inbox,
   }
   const auto transaction = inbox.begin();
   PILLION_FAILPOINT("delivery.begun");
-  if (!transaction->claim(event.id())) return Outcome::Duplicate;
+  const Claim claim = transaction->claim(event.id());
+  if (claim == Claim::Duplicate) return Outcome::Duplicate;
+  if (claim == Claim::Forgotten) {
+    deadLetters.send(job.delivery, {"outside-dedupe-window", madeAt(event), 0});
+    return Outcome::DeadLettered;
+  }
   PILLION_FAILPOINT("delivery.claimed");
   transaction->run(*handler, event);
   PILLION_FAILPOINT("delivery.handled");

@@ -15,13 +15,20 @@ class HandlerFailed : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What the inbox says of an id that was recorded, or was to be.
+enum class Claim {
+  New,
+  Duplicate,  ///< the consumer has applied it already
+  Forgotten,  ///< it is so old that it may have been applied and forgotten since
+};
+
 /// The transaction of one event. Without `commit` it is rolled back when it ends.
 class InboxTransaction {
  public:
   virtual ~InboxTransaction() = default;
-  /// Records the id; false when the consumer has applied it already. Waits for another transaction
-  /// that is recording the same id.
-  virtual bool claim(const std::string& eventId) = 0;
+  /// Records the id. Waits for another transaction that is recording the same id. To be committed
+  /// only when it is New.
+  virtual Claim claim(const std::string& eventId) = 0;
   /// Runs the handler in a savepoint. Throws HandlerFailed, or lets RejectEvent through.
   virtual void run(const Handler& handler, const Event& event) = 0;
   /// Throws DatabaseError; when that is in doubt, ask the inbox again with a new transaction.

@@ -28,10 +28,23 @@ bool claimId(pqxx::transaction_base& tx, const std::string& consumer, const std:
   return postgres::executePrepared(tx, "pillion_claim", {consumer, eventId}).affected_rows() == 1;
 }
 
-WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(inSchema(
-      "select (extract(epoch from horizon) * 1000)::bigint from {schema}.inbox_horizon", schema));
+namespace {
+
+WallTime horizonOf(const pqxx::result& result) {
   return WallTime(std::chrono::milliseconds(postgres::integerOf(result[0][0])));
+}
+
+constexpr const char* kReadHorizon =
+    "select (extract(epoch from horizon) * 1000)::bigint from {schema}.inbox_horizon";
+
+}  // namespace
+
+WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema) {
+  return horizonOf(tx.exec(inSchema(kReadHorizon, schema)));
+}
+
+WallTime lockHorizon(pqxx::transaction_base& tx, const std::string& schema) {
+  return horizonOf(tx.exec(inSchema(kReadHorizon, schema) + " for share"));
 }
 
 std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now) {

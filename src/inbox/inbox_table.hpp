@@ -24,6 +24,8 @@ bool claimId(pqxx::transaction_base& tx, const std::string& consumer, const std:
 
 /// Events made before this have been forgotten.
 WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema);
+/// The same, and it does not move until the transaction ends, whatever its isolation level.
+WallTime lockHorizon(pqxx::transaction_base& tx, const std::string& schema);
 
 /// The children whose whole span ended before `horizon`, and when each span ended.
 struct OldChild {

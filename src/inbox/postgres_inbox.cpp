@@ -17,19 +17,28 @@ namespace {
 
 /// Instances and producers do not agree on the time to the second.
 constexpr std::chrono::hours kClockSlack{1};
+/// No child that holds ids younger than this can have been emptied.
+constexpr std::chrono::hours kSurelyRemembered{18};
 /// Ids made further ahead than this could be in a child that is about to be emptied.
 constexpr std::chrono::hours kMostAhead{24};
 
 class PostgresInboxTransaction : public InboxTransaction {
  public:
-  PostgresInboxTransaction(pqxx::connection& connection, const std::string& consumer)
-      : connection_(connection), consumer_(consumer), work_(connection) {}
+  PostgresInboxTransaction(pqxx::connection& connection, const std::string& schema,
+                           const std::string& consumer, WallTime now)
+      : connection_(connection),
+        schema_(schema),
+        consumer_(consumer),
+        now_(now),
+        work_(connection) {}
 
-  bool claim(const std::string& eventId) override {
-    bool isNew = false;
-    postgres::guarded("recording an event in the inbox",
-                      [&] { isNew = claimId(work_, consumer_, eventId); });
-    return isNew;
+  Claim claim(const std::string& eventId) override {
+    Claim result = Claim::Duplicate;
+    postgres::guarded("recording an event in the inbox", [&] {
+      if (!claimId(work_, consumer_, eventId)) return;
+      result = isForgotten(eventId) ? Claim::Forgotten : Claim::New;
+    });
+    return result;
   }
 
   void run(const Handler& handler, const Event& event) override {
@@ -74,8 +83,18 @@ class PostgresInboxTransaction : public InboxTransaction {
     throw DatabaseError(DatabaseError::Kind::Unavailable, "PostgreSQL is away");
   }
 
+  /// Consumers of one schema share the ring, and one with a shorter window may have emptied the
+  /// child of this id a moment ago. Asked after the insert, which such a one had to wait for.
+  bool isForgotten(const std::string& eventId) {
+    const auto made = timeOfEventId(eventId);
+    if (!made || *made > now_ - kSurelyRemembered) return false;
+    return *made < lockHorizon(work_, schema_);
+  }
+
   pqxx::connection& connection_;
+  const std::string& schema_;
   const std::string& consumer_;
+  WallTime now_;
   pqxx::work work_;
 };
 
@@ -106,7 +125,8 @@ bool PostgresInbox::remembers(const std::string& eventId) const {
 std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
   std::unique_ptr<InboxTransaction> transaction;
   postgres::guarded("beginning a transaction", [&] {
-    transaction = std::make_unique<PostgresInboxTransaction>(*connection_, consumer_);
+    transaction =
+        std::make_unique<PostgresInboxTransaction>(*connection_, schema_, consumer_, clock_.wall());
   });
   return transaction;
 }

@@ -177,7 +177,7 @@ namespace {
 struct Memory {
   bool apply(const std::string& id) {
     const auto transaction = inbox.begin();
-    const bool isNew = transaction->claim(id);
+    const bool isNew = transaction->claim(id) == inbox::Claim::New;
     transaction->commit();
     return isNew;
   }
@@ -225,6 +225,19 @@ TEST_CASE("another consumer with a longer window does not take a forgotten id fo
   const inbox::PostgresInbox other(memory.world.database.options(), "other", hours(20 * 24));
   CHECK_FALSE(other.remembers(old));
   CHECK(other.remembers(idOfAge(hours(13 * 24))));
+}
+
+TEST_CASE("an id that another consumer's shorter window has forgotten since is not applied again") {
+  Memory memory;
+  inbox::PostgresInbox longer(memory.world.database.options(), "memory", hours(20 * 24));
+  const std::string old = idOfAge(hours(17 * 24));
+  REQUIRE(memory.apply(old));
+  // It remembers the horizon as it was when it connected.
+  memory.inbox.forgetOld();
+  REQUIRE_FALSE(memory.stored(old));
+  CHECK(longer.remembers(old));
+  CHECK(longer.begin()->claim(old) == inbox::Claim::Forgotten);
+  CHECK_FALSE(memory.stored(old));
 }
 
 TEST_CASE("forgetting does not wait for a session that uses an old child, and comes back to it") {

@@ -19,9 +19,9 @@ struct Bench : Inbox, DeadLetterSink {
     Recorded(const Recorded&) = delete;
     Recorded& operator=(const Recorded&) = delete;
     ~Recorded() override { bench_.note("end"); }
-    bool claim(const std::string& id) override {
+    Claim claim(const std::string& id) override {
       bench_.note("claim " + id);
-      return bench_.isNew;
+      return bench_.claimed;
     }
     void run(const Handler&, const Event& event) override { bench_.note("run " + event.type()); }
     void commit() override { bench_.note("commit"); }
@@ -63,7 +63,7 @@ struct Bench : Inbox, DeadLetterSink {
     handlers.add("product.*", [](const Event&, Transaction&) {});
   }
 
-  bool isNew = true;
+  Claim claimed = Claim::New;
   bool remembered = true;
   std::string failAt;
   Steps steps;
@@ -86,10 +86,20 @@ TEST_CASE("a new event is claimed, handled and committed, in this order, and the
 
 TEST_CASE("a duplicate is acked without calling the handler") {
   Bench bench;
-  bench.isNew = false;
+  bench.claimed = Claim::Duplicate;
   bench.queue.push(bench.pushed);
   CHECK(bench.attempt() == Outcome::Duplicate);
   CHECK(bench.steps == Steps{"begin", std::string("claim ") + kId, "end"});
+  CHECK(bench.queue.takeAcks().size() == 1);
+}
+
+TEST_CASE("an id that may have been applied and forgotten is rolled back and dead-lettered") {
+  Bench bench;
+  bench.claimed = Claim::Forgotten;
+  bench.queue.push(bench.pushed);
+  CHECK(bench.attempt() == Outcome::DeadLettered);
+  CHECK(bench.steps ==
+        Steps{"begin", std::string("claim ") + kId, "dead outside-dedupe-window", "end"});
   CHECK(bench.queue.takeAcks().size() == 1);
 }
 
