@@ -53,6 +53,10 @@ class PostgresInboxTransaction : public InboxTransaction {
     } catch (const RejectEvent&) {
       requireConnection();
       throw;
+    } catch (const pqxx::sql_error& error) {
+      requireConnection();
+      requireServer(error);
+      throw HandlerFailed(withoutValues(error));
     } catch (const std::exception& error) {
       requireConnection();
       throw HandlerFailed(postgres::firstLine(error.what()));
@@ -81,6 +85,22 @@ class PostgresInboxTransaction : public InboxTransaction {
   void requireConnection() const {
     if (connection_.is_open()) return;
     throw DatabaseError(DatabaseError::Kind::Unavailable, "PostgreSQL is away");
+  }
+
+  /// Nor is it a failure of the handler that the server shuts down or has run out of something.
+  static void requireServer(const pqxx::sql_error& error) {
+    const std::string& state = error.sqlstate();
+    const bool passing =
+        state.starts_with("53") || state.starts_with("57P") || state.starts_with("58");
+    if (!passing) return;
+    throw DatabaseError(DatabaseError::Kind::Unavailable,
+                        "PostgreSQL, in a handler: " + postgres::firstLine(error.what()));
+  }
+
+  /// The message of a data exception quotes the value, which is the service's own business.
+  static std::string withoutValues(const pqxx::sql_error& error) {
+    if (!error.sqlstate().starts_with("22")) return postgres::firstLine(error.what());
+    return "SQLSTATE " + error.sqlstate() + ", a value that PostgreSQL does not take";
   }
 
   /// Consumers of one schema share the ring, and one with a shorter window may have emptied the

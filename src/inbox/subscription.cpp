@@ -11,6 +11,12 @@ namespace pillion::inbox {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+constexpr milliseconds kSettled{1'000};
+
+}  // namespace
+
 Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
                            std::uint16_t prefetch, DeliveryQueue& queue, base::WakeEvent& wake,
                            Counters& counters)
@@ -43,6 +49,15 @@ void Subscription::connect() {
   queue_.newChannel();
   fresh->consume(topology_.queue, prefetch_);
   connection_ = std::move(fresh);
+  connectedAt_ = base::systemClock().boot();
+}
+
+/// A connection that breaks at once is no recovery: it must neither end the outage nor shorten the
+/// wait before the next attempt.
+void Subscription::settle(bool gotSomething) {
+  if (!connectedAt_) return;
+  if (!gotSomething && base::systemClock().boot() - *connectedAt_ < kSettled) return;
+  connectedAt_.reset();
   outage_.ended();
   backoff_.reset();
 }
@@ -65,7 +80,11 @@ void Subscription::serve(const std::stop_token& stop) {
 
 void Subscription::pump(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    if (auto incoming = connection_->receive(milliseconds(1'000))) handle(std::move(*incoming));
+    if (auto incoming = connection_->receive(milliseconds(1'000))) {
+      settle(std::holds_alternative<amqp::Delivery>(*incoming));
+      handle(std::move(*incoming));
+    }
+    settle(false);
     sendAcks();
   }
   sendAcks();

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <pillion/options.hpp>
 #include <stop_token>
 #include <string>
@@ -9,6 +10,7 @@
 #include "amqp/connection.hpp"
 #include "amqp/topology.hpp"
 #include "base/backoff.hpp"
+#include "base/clock.hpp"
 #include "base/outage.hpp"
 #include "base/wake_event.hpp"
 #include "inbox/delivery_queue.hpp"
@@ -30,6 +32,7 @@ class Subscription {
 
  private:
   void connect();
+  void settle(bool gotSomething);
   void pump(const std::stop_token& stop);
   void handle(amqp::Incoming incoming);
   void sendAcks();
@@ -42,6 +45,7 @@ class Subscription {
   base::WakeEvent& wake_;
   Counters& counters_;
   std::unique_ptr<amqp::Connection> connection_;
+  std::optional<base::Clock::Boot> connectedAt_;  // until the connection has shown that it holds
   base::Outage outage_;
   base::Backoff backoff_;
 };

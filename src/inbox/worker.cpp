@@ -123,6 +123,9 @@ void Worker::forgetOldWhenDue() {
   } catch (const Error& error) {
     outage_.began(error);
     inbox_.reset();
+  } catch (const std::exception& error) {
+    logger()->error("consumer '{}' begins again after: {}", consumer_, error.what());
+    inbox_.reset();
   }
 }
 

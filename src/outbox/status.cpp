@@ -1,7 +1,7 @@
 #include <pillion/status.hpp>
 
 #include "migrate/schema_check.hpp"
-#include "outbox/activity.hpp"
+#include "outbox/activity_table.hpp"
 #include "outbox/lane_table.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/parked_table.hpp"

@@ -1,4 +1,4 @@
-#include "outbox/activity.hpp"
+#include "outbox/activity_table.hpp"
 
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
