@@ -6,18 +6,18 @@ create table scheduled (
   id             bigint      generated always as identity primary key,
   deliver_at     timestamptz not null,
   event_id       uuid        not null,
-  type           text        not null check (octet_length(type) between 1 and 255),
-  source         text        not null check (octet_length(source) between 1 and 255),
-  key            text        check (octet_length(key) between 1 and 255),
+  type           event_text not null,
+  source         event_text not null,
+  key            event_text,
   time           timestamptz not null,
-  content_type   text        not null check (octet_length(content_type) between 1 and 255),
-  correlation_id text        check (octet_length(correlation_id) <= 255),
-  causation_id   text        check (octet_length(causation_id) <= 255),
-  traceparent    text        check (octet_length(traceparent) = 55),
-  tracestate     text        check (octet_length(tracestate) <= 512),
+  content_type   event_text not null,
+  correlation_id event_text,
+  causation_id   event_text,
+  traceparent    event_traceparent,
+  tracestate     event_tracestate,
   expires_at     timestamptz,
-  headers        json        check (octet_length(headers::text) <= 400000),
-  payload        bytea       not null check (octet_length(payload) <= 16777216)
+  headers        event_headers,
+  payload        event_payload not null
 );
 create index scheduled_due on scheduled (deliver_at, id);
 

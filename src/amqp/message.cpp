@@ -91,6 +91,12 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
       !isShort(row.contentType) || !isShort(row.correlationId) || !isShort(row.causationId)) {
     return Problem{"invalid", "an attribute is longer than 255 bytes"};
   }
+  if (row.type.empty() || row.source.empty() || row.contentType.empty()) {
+    return Problem{"invalid", "type, source or content type is empty"};
+  }
+  if (!isShort(row.traceparent) || row.tracestate.size() > EventLimits::kTraceState) {
+    return Problem{"invalid", "traceparent or tracestate is longer than it may be"};
+  }
   Message message;
   if (!addOwnHeaders(message, row.headers)) {
     return Problem{"invalid", "headers are not a JSON object of short names and texts"};

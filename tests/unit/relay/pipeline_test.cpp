@@ -322,6 +322,8 @@ TEST_CASE("a stored row becomes an item of its id, key and size, or the reason w
   row.id = 7;
   row.key = "k";
   row.type = "t";
+  row.source = "s";
+  row.contentType = "text/plain";
   row.payload = "12345";
   const auto made = pillion::relay::itemFrom(pillion::Row(row));
   REQUIRE(std::holds_alternative<ItemPtr>(made));
