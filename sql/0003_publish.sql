@@ -4,7 +4,7 @@
 -- own, so that they get a transaction id and an id like any other: the log has no other way in.
 create table scheduled (
   id             bigint      generated always as identity primary key,
-  deliver_at     timestamptz not null,
+  deliver_at     timestamptz not null check (isfinite(deliver_at)),
   event_id       uuid        not null,
   type           event_text not null,
   source         event_text not null,
@@ -21,27 +21,43 @@ create table scheduled (
 );
 create index scheduled_due on scheduled (deliver_at, id);
 
--- Moves the events that are due, the earliest first; says how many, and when the next one is due.
--- One caller at a time: two that move events of one key side by side could turn them round.
-create function move_due(row_limit bigint, out moved bigint, out next_due timestamptz)
-  language plpgsql set search_path from current as $$
+-- Moves the events that are due, the earliest first, until so many rows or bytes are moved. To be
+-- called in a READ COMMITTED transaction. Says how many, and in how many milliseconds the next one is
+-- due: null when there is none, or when somebody else is at it. One caller at a time: two that move
+-- events of one key side by side could turn them round.
+create function move_due(row_limit bigint, byte_limit bigint, out moved bigint, out next_ms bigint)
+  language plpgsql set search_path from current
+  set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+declare
+  -- Read once: compared with a function that changes, the index could not end the search.
+  now_is timestamptz := clock_timestamp();
+  first timestamptz := (select s.deliver_at from scheduled s order by s.deliver_at, s.id limit 1);
 begin
   moved := 0;
-  next_due := (select min(s.deliver_at) from scheduled s);
-  if next_due is null or next_due > clock_timestamp() then return; end if;
-  if not pg_try_advisory_xact_lock('scheduled'::regclass::oid::bigint) then return; end if;
-  with due as (
-    delete from scheduled s where s.id = any(array(
-      select d.id from scheduled d where d.deliver_at <= clock_timestamp()
-       order by d.deliver_at, d.id limit row_limit))
-    returning s.*)
-  insert into outbox (event_id, type, source, key, time, content_type, correlation_id, causation_id,
-                      traceparent, tracestate, expires_at, headers, payload)
-  select event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,
-         tracestate, expires_at, headers, payload
-    from due order by deliver_at, id;
-  get diagnostics moved = row_count;
-  next_due := (select min(s.deliver_at) from scheduled s);
+  if first <= now_is then
+    if not pg_try_advisory_xact_lock('scheduled'::regclass::oid::bigint) then return; end if;
+    -- With a snapshot that is newer than the lock.
+    with due as (
+      delete from scheduled s where s.id = any(array(
+        select c.id from (
+          select b.id, b.deliver_at, sum(octet_length(b.payload))
+              over (order by b.deliver_at, b.id rows between unbounded preceding and 1 preceding)
+              as bytes_before
+            from (select d.* from scheduled d where d.deliver_at <= now_is
+                   order by d.deliver_at, d.id limit row_limit) b) c
+         where coalesce(c.bytes_before, 0) < byte_limit))
+      returning s.*)
+    insert into outbox (event_id, type, source, key, time, content_type, correlation_id,
+                        causation_id, traceparent, tracestate, expires_at, headers, payload)
+    select event_id, type, source, key, time, content_type, correlation_id, causation_id,
+           traceparent, tracestate, expires_at, headers, payload
+      from due order by deliver_at, id;
+    get diagnostics moved = row_count;
+    first := (select s.deliver_at from scheduled s order by s.deliver_at, s.id limit 1);
+  end if;
+  if first is not null then
+    next_ms := greatest(0, ceil(extract(epoch from first - clock_timestamp()) * 1000));
+  end if;
 end $$;
 
 create function refuse_event(field text, problem text) returns void language plpgsql as $$
@@ -62,22 +78,52 @@ begin
   end if;
 end $$;
 
--- Deepest nesting that every consumer takes: deeper JSON is an attack on the parser. Brackets inside
--- texts do not count; the slow way is gone only when there are enough brackets at all.
-create function is_json_too_deep(document text) returns boolean language plpgsql immutable as $$
+-- Is this JSON, which is known to be well formed, more than a consumer takes? It may not nest deeper
+-- than 256 levels (deeper JSON is an attack on the parser), escape half a surrogate pair, or hold a
+-- number larger than any double. Each is ruled out by a look that costs little, and proved only when
+-- that look does not.
+create function check_event_json(document text) returns void language plpgsql
+  set search_path from current as $$
 declare
-  most constant int := 256;
-  depth int := 0;
-  bracket text;
+  bare text;
+  levels int := 0;
 begin
-  if length(document) - length(translate(document, '[{', '')) <= most then return false; end if;
-  foreach bracket in array string_to_array(
-      regexp_replace(regexp_replace(document, '"(\\.|[^"\\])*"', '', 'g'), '[^][{}]', '', 'g'), null)
-  loop
-    depth := depth + case when bracket in ('[', '{') then 1 else -1 end;
-    if depth > most then return true; end if;
+  if position('\u' in document) > 0 then
+    begin  -- jsonb knows surrogates; a zero, which it refuses, is no fault
+      perform replace(document, '\u0000', '\u0001')::jsonb;
+    exception when invalid_text_representation or untranslatable_character then
+      perform refuse_event('data', 'escapes half a surrogate pair');
+    end;
+  end if;
+  if length(document) - length(translate(document, '[{', '')) <= 256
+     and document !~ '[0-9]{100}|[eE][+]?[0-9]{3}' then
+    return;
+  end if;
+  bare := regexp_replace(document, '"([^"\\]|\\.)*"', '""', 'g');
+  if bare ~ '[0-9]{100}|[eE][+]?[0-9]{3}' then
+    begin
+      if exists (select from regexp_matches(bare, '[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?', 'g') n
+                  where n[1]::numeric > 1.7976931348623157e308) then
+        perform refuse_event('data', 'holds a number larger than any double');
+      end if;
+    exception when numeric_value_out_of_range or invalid_text_representation then
+      perform refuse_event('data', 'holds a number larger than any double');
+    end;
+  end if;
+  bare := translate(regexp_replace(bare, '[^][{}]+', '', 'g'), '{}', '[]');
+  while bare <> '' loop  -- each pass takes the innermost level away
+    levels := levels + 1;
+    if levels > 256 then perform refuse_event('data', 'is nested deeper than 256 levels'); end if;
+    bare := replace(bare, '[]', '');
   end loop;
-  return false;
+end $$;
+
+create function check_event_time(field text, value timestamptz) returns void language plpgsql
+  set search_path from current as $$
+begin
+  if value < '1970-01-01 00:00:00+00' or value >= '2200-01-01 00:00:00+00' then
+    perform refuse_event(field, 'is outside the years 1970 to 2199');
+  end if;
 end $$;
 
 create function check_event_headers(headers jsonb) returns void language plpgsql
@@ -148,9 +194,9 @@ begin
   end if;
   perform check_event_text('tracestate', publish_bytes.tracestate, 0, 512);
   perform check_event_headers(own_headers);
-  if event_time < '1970-01-01 00:00:00+00' or event_time >= '2200-01-01 00:00:00+00' then
-    perform refuse_event('time', 'is outside the years 1970 to 2199');
-  end if;
+  perform check_event_time('time', event_time);
+  perform check_event_time('deliverAt', publish_bytes.deliver_at);
+  perform check_event_time('expiresAt', publish_bytes.expires_at);
   if data is null then perform refuse_event('data', 'is null'); end if;
   if octet_length(data) > 16777216 then
     perform refuse_event('data', format('is %s bytes long; the limit is 16777216 bytes', octet_length(data)));
@@ -164,9 +210,7 @@ begin
       perform refuse_event('data', format(
         'is not JSON, which its content type ''%s'' says it is', publish_bytes.content_type));
     end;
-    if is_json_too_deep(document) then
-      perform refuse_event('data', 'is nested deeper than 256 levels');
-    end if;
+    perform check_event_json(document);
   end if;
   if publish_bytes.deliver_at is null then
     insert into outbox (event_id, type, source, key, time, content_type, correlation_id,
@@ -189,9 +233,36 @@ begin
   return new_id;
 end $$;
 
--- The same for JSON, which is what nearly all events are. The text travels as it is given.
+-- The same for JSON, which is what nearly all events are. Text and json travel as they are given; a
+-- literal, and a parameter of a driver that declares no types, is text.
+create function publish(
+    type text, data text, key text default null, headers json default null,
+    source text default null, id uuid default null, "time" timestamptz default null,
+    correlation_id text default null, causation_id text default null,
+    traceparent text default null, tracestate text default null,
+    deliver_at timestamptz default null, expires_at timestamptz default null)
+  returns uuid language sql volatile set search_path from current as $$
+  select publish_bytes(publish.type, convert_to(publish.data, 'UTF8'), 'application/json',
+                       publish.key, publish.headers, publish.source, publish.id, publish.time,
+                       publish.correlation_id, publish.causation_id, publish.traceparent,
+                       publish.tracestate, publish.deliver_at, publish.expires_at)
+$$;
+
 create function publish(
     type text, data json, key text default null, headers json default null,
+    source text default null, id uuid default null, "time" timestamptz default null,
+    correlation_id text default null, causation_id text default null,
+    traceparent text default null, tracestate text default null,
+    deliver_at timestamptz default null, expires_at timestamptz default null)
+  returns uuid language sql volatile set search_path from current as $$
+  select publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
+                       publish.key, publish.headers, publish.source, publish.id, publish.time,
+                       publish.correlation_id, publish.causation_id, publish.traceparent,
+                       publish.tracestate, publish.deliver_at, publish.expires_at)
+$$;
+
+create function publish(
+    type text, data jsonb, key text default null, headers json default null,
     source text default null, id uuid default null, "time" timestamptz default null,
     correlation_id text default null, causation_id text default null,
     traceparent text default null, tracestate text default null,

@@ -19,8 +19,10 @@ std::string createTable(const std::string& schema) {
 }
 
 /// Unqualified names in the files mean this schema; nothing else of the session's path is visible.
+/// The functions keep this path. Temporary tables come last: were they not named, they would come
+/// first, and one of a caller's own called `outbox` would take its events.
 std::string enterSchema(const std::string& schema) {
-  return "set local search_path to " + quoteIdentifier(schema) + ", pg_catalog";
+  return "set local search_path to " + quoteIdentifier(schema) + ", pg_catalog, pg_temp";
 }
 
 }  // namespace

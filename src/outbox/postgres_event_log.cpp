@@ -249,10 +249,10 @@ std::chrono::milliseconds PostgresEventLog::moveDue() {
   MovedDue moved;
   postgres::guarded("moving events that are due", [&] {
     pqxx::work tx{*connection_};
-    moved = outbox::moveDue(tx, schema_, options_.pageEvents);
+    tx.exec("set transaction isolation level read committed");  // whatever the role's default is
+    moved = outbox::moveDue(tx, schema_, options_.pageEvents, options_.pageBytes);
     tx.commit();
   });
-  if (moved.events == options_.pageEvents) return std::chrono::milliseconds(0);
   return std::min(moved.nextIn.value_or(kAskForDue), kAskForDue);
 }
 

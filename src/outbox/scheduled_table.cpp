@@ -1,7 +1,5 @@
 #include "outbox/scheduled_table.hpp"
 
-#include <algorithm>
-
 #include "event/timestamp.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
@@ -25,18 +23,16 @@ void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event
           parameters);
 }
 
-MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t limit) {
+MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t rowLimit,
+                 std::size_t byteLimit) {
   const auto result = execute(
       tx,
-      inSchema("select moved, (extract(epoch from next_due - clock_timestamp()) * 1000)::bigint"
-               " from {schema}.move_due($1::text::bigint)",
+      inSchema("select moved, next_ms from {schema}.move_due($1::text::bigint, $2::text::bigint)",
                schema),
-      {std::to_string(limit)});
+      {std::to_string(rowLimit), std::to_string(byteLimit)});
   MovedDue moved;
   moved.events = static_cast<std::size_t>(integerOf(result[0][0]));
-  if (!result[0][1].is_null()) {
-    moved.nextIn = std::chrono::milliseconds(std::max<std::int64_t>(0, integerOf(result[0][1])));
-  }
+  if (!result[0][1].is_null()) moved.nextIn = std::chrono::milliseconds(integerOf(result[0][1]));
   return moved;
 }
 

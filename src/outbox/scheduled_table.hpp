@@ -17,12 +17,13 @@ namespace pillion::outbox {
 void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event& event,
               const std::string& source, const TraceContext& trace);
 
-/// Moves at most `limit` due events into the outbox.
+/// Moves due events into the outbox, at most so many and about so many bytes of them.
 struct MovedDue {
   std::size_t events = 0;
   std::optional<std::chrono::milliseconds> nextIn;  // until the next one is due, when there is one
 };
-MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t limit);
+MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t rowLimit,
+                 std::size_t byteLimit);
 
 /// How many wait.
 std::uint64_t countScheduled(pqxx::transaction_base& tx, const std::string& schema);

@@ -7,6 +7,7 @@
 #include <pillion/log.hpp>
 
 #include "amqp/topology.hpp"
+#include "base/failpoint.hpp"
 
 namespace pillion::relay {
 namespace {
@@ -200,6 +201,7 @@ bool Session::othersShouldTry(const Turn& turn) const {
 void Session::moveDue() {
   if (stopSince_ || now() < nextMove_) return;
   nextMove_ = now() + log_->moveDue();
+  PILLION_FAILPOINT("relay.moved");  // crash: what was due is in the log, and goes on from there
 }
 
 void Session::reclaimSpaceWhenDue() {

@@ -87,6 +87,7 @@ bool Turn::publish() {
     for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) sendNext();
     channel_->endBurst();
   }
+  sayExpired();
   return true;
 }
 
@@ -294,8 +295,7 @@ bool Turn::settleUnsent() {
   const Item& next = pipeline_.ready();
   if (next.expiresAt && *next.expiresAt <= clock_.wall()) {
     if (next.readAs != ReadAs::Logged) parking_.published(next);
-    logger()->debug("event {} has expired", next.message.messageId);
-    ++counters_.expired;
+    ++expiredUnsaid_;
   } else if (next.readAs != ReadAs::Logged) {
     if (!parking_.mustGoBack(next)) return false;
     parking_.goBack(next);
@@ -311,6 +311,14 @@ bool Turn::settleUnsent() {
   }
   pipeline_.settle(pipeline_.take());
   return true;
+}
+
+/// Once for all of a turn, of which there may be many.
+void Turn::sayExpired() {
+  if (expiredUnsaid_ == 0) return;
+  counters_.expired += expiredUnsaid_;
+  logger()->info("{} events had expired before it was their turn; they are not published",
+                 std::exchange(expiredUnsaid_, 0));
 }
 
 void Turn::parkRefused(ItemPtr item, const std::string& why) {

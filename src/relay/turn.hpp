@@ -108,6 +108,7 @@ class Turn {
   void handle(amqp::Incoming incoming);
   void settle(Verdict verdict, ItemPtr item);
   void settleUnroutable(ItemPtr item);
+  void sayExpired();
   void parkRefused(ItemPtr item, const std::string& why);
   void parkSent(const Item& item, const std::string& reason);
   void retryLater(ItemPtr item);
@@ -140,6 +141,7 @@ class Turn {
   std::size_t oneByOne_ = 0;    // so many events are sent alone: one of them may be the culprit
   bool careful_ = false;        // relays have ended here: each event alone, noted before it is sent
   std::set<std::int64_t> suspects_;
+  std::uint64_t expiredUnsaid_ = 0;
   std::set<std::string> droppedTypes_;  // those that were spoken of
   bool blocked_ = false;
   bool finishing_ = false;

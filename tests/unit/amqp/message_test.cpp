@@ -300,3 +300,22 @@ TEST_CASE(
 TEST_CASE("a deep text of another content type is only bytes") {
   CHECK(event(withBody(std::string(100'000, '['), "text/plain")).bytes().size() == 100'000);
 }
+
+TEST_CASE("an expiry travels as the CloudEvents attribute expirytime, and comes back") {
+  Row row;
+  row.eventId = "01990000-0000-7000-8000-0123456789ab";
+  row.type = "a.b";
+  row.source = "s";
+  row.time = "2026-01-31 23:59:59.5";
+  row.contentType = "text/plain";
+  row.expiresAt = "2026-02-01 00:00:00.25";
+  const auto message = std::get<amqp::Message>(amqp::messageFrom(std::move(row)));
+  std::vector<amqp::HeaderView> headers;
+  amqp::headersOf(message, headers);
+  const amqp::HeaderView expected{"cloudEvents_expirytime", "2026-02-01T00:00:00.25Z"};
+  CHECK(std::ranges::find(headers, expected) != headers.end());
+  const Event event = std::get<Event>(amqp::eventFrom(message));
+  REQUIRE(event.expiresAt().has_value());
+  CHECK(*event.expiresAt() - event.time() == std::chrono::milliseconds(750));
+  CHECK_FALSE(event.deliverAt().has_value());
+}

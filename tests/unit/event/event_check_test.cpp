@@ -220,6 +220,16 @@ TEST_CASE("a tracestate holds 512 bytes of UTF-8") {
   CHECK(fieldRefused(valid().setTrace("", "\x80")) == "tracestate");
 }
 
+TEST_CASE("deliverAt and expiresAt are of the same years") {
+  const Event::Time end(std::chrono::sys_days(std::chrono::year(2200) / 1 / 1));
+  const std::chrono::microseconds step(1);
+  CHECK(fieldRefused(valid().setDeliverAt(end - step)).empty());
+  CHECK(fieldRefused(valid().setDeliverAt(end)) == "deliverAt");
+  CHECK(fieldRefused(valid().setExpiresAt(end - step)).empty());
+  CHECK(fieldRefused(valid().setExpiresAt(end)) == "expiresAt");
+  CHECK(fieldRefused(valid().setExpiresAt(Event::Time(-step))) == "expiresAt");
+}
+
 TEST_CASE("a time is of the years 1970 to 2199") {
   using std::chrono::sys_days;
   using std::chrono::year;

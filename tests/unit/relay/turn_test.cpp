@@ -845,3 +845,38 @@ TEST_CASE("with notify a relay does not sleep while a writer may not have seen t
   bench.runFor(1s);
   CHECK(bench.log.fetches == asleep);
 }
+
+TEST_CASE("an event that has expired when its turn comes is settled unsent, and counted") {
+  Bench bench;
+  bench.log.add("a", "k");
+  bench.log.add("a", "k");
+  bench.log.add("a", "k");
+  bench.log.rows[0].expiresAt = "2026-01-31 00:00:00.5";  // the clock begins at midnight
+  bench.log.rows[1].expiresAt = "2026-01-31 00:00:05";
+  bench.start();
+  bench.answer("e1", Answer::Silence);
+  bench.turns(3);  // in time, and the next waits behind it
+  bench.runFor(6s);
+  bench.channel->say(amqp::Confirm{1, false, true});
+  bench.untilCheckpoints(1);
+  bench.runFor(2s);
+  CHECK(bench.broker.routed == Ids{"e3"});
+  CHECK(bench.counters.expired == 1);
+  CHECK(bench.counters.published == 2);
+  CHECK(bench.log.parked.empty());
+  CHECK(placeOf(bench.log.saved) == 3);
+}
+
+TEST_CASE("a parked event that expires is removed from the parked ones without being sent") {
+  Bench bench;
+  bench.log.addParked("lonely");
+  bench.log.parked.at(1).row.expiresAt = "2026-01-31 00:00:05";
+  bench.answer("e1", Answer::Return);
+  bench.start();
+  bench.runFor(3s);
+  CHECK(bench.log.parked.size() == 1);
+  bench.runFor(120s);
+  CHECK(bench.log.parked.empty());
+  CHECK(bench.broker.routed.empty());
+  CHECK(bench.counters.expired == 1);
+}
