@@ -26,12 +26,14 @@ begin
   drop trigger if exists notify_idle_relays on outbox;
 end $$;
 
--- Raised by a relay that finds nothing for a while; it sleeps after one more look. The transaction
--- id makes that look's snapshot list every writer that may have read the flag before. Lowered by
+-- Raised by a relay that finds nothing for a while; it sleeps after one more look. Before that look
+-- it commits another transaction, with an id taken when the flag was up: only then does the look's
+-- snapshot list every writer that may have read the flag before. (setval() itself takes its
+-- transaction's id before it sets anything, so that one is too early.) Lowered by
 -- the relay that was woken, which wakes the others too, since from now on nobody else does.
 create function raise_idle_flag() returns void language plpgsql set search_path from current as $$
 begin
-  perform setval('idle_flag', 1), pg_current_xact_id();
+  perform setval('idle_flag', 1);
 end $$;
 
 create function lower_idle_flag() returns void language plpgsql set search_path from current as $$

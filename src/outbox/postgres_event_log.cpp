@@ -261,6 +261,10 @@ void PostgresEventLog::setIdle(bool idle) {
     pqxx::work tx{*connection_};
     outbox::setIdle(tx, schema_, idle);
     tx.commit();
+    if (!idle) return;
+    pqxx::work later{*connection_};  // see raise_idle_flag
+    later.exec("select pg_current_xact_id()");
+    later.commit();
   });
 }
 
