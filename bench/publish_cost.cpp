@@ -1,5 +1,6 @@
 #include "publish_cost.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <random>
@@ -10,7 +11,7 @@ namespace pillion::bench {
 namespace {
 
 constexpr int kClients = 8;
-constexpr int kRounds = 4;
+constexpr int kPairs = 9;
 
 /// Transactions that eight clients commit in the time, each with its own connection.
 double rate(const BenchServers& servers, const std::string& database, Seconds time,
@@ -56,20 +57,29 @@ PublishRates publishCost(BenchServers& servers, std::chrono::seconds time) {
       "create table by_hand (id bigserial, event_id uuid, type text, source text, key text,"
       " created_at timestamptz default now(), payload text)");
   const auto publisher = EventPublisher::create("bench", {.database = servers.database(database)});
-  const Seconds slice = Seconds(time) / kRounds;
+  const Seconds slice = Seconds(time) / (2 * kPairs);
   PublishRates rates;
-  for (int round = 0; round < kRounds; ++round) {
-    rates.withPublish +=
-        rate(servers, database, slice,
-             [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); }) /
-        kRounds;
-    rates.byHand += rate(servers, database, slice,
-                         [&](pqxx::work& tx, const Event& event) {
-                           tx.exec_prepared("by_hand", event.id(), event.type(), "bench",
-                                            event.key(), event.bytes());
-                         }) /
-                    kRounds;
+  std::vector<double> ratios;
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const auto published = [&] {
+      return rate(servers, database, slice,
+                  [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); });
+    };
+    const auto inserted = [&] {
+      return rate(servers, database, slice, [&](pqxx::work& tx, const Event& event) {
+        tx.exec_prepared("by_hand", event.id(), event.type(), "bench", event.key(), event.bytes());
+      });
+    };
+    // Each goes first as often as second.
+    const bool swapped = pair % 2 == 1;
+    const double before = swapped ? inserted() : published();
+    const double after = swapped ? published() : inserted();
+    rates.withPublish += (swapped ? after : before) / kPairs;
+    rates.byHand += (swapped ? before : after) / kPairs;
+    ratios.push_back(swapped ? after / before : before / after);
   }
+  std::ranges::nth_element(ratios, ratios.begin() + kPairs / 2);
+  rates.ratio = ratios[kPairs / 2];
   return rates;
 }
 

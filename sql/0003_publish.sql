@@ -60,6 +60,8 @@ begin
   end if;
 end $$;
 
+-- Helpers of publish_bytes(), under whose search path they run: to set it again takes longer than they do.
+
 create function refuse_event(field text, problem text) returns void language plpgsql as $$
 begin
   raise exception 'event field ''%'' %', field, problem using errcode = 'invalid_parameter_value';
@@ -67,7 +69,7 @@ end $$;
 
 -- Holds a text to a limit in bytes of UTF-8, as the wire counts them.
 create function check_event_text(field text, value text, shortest int, longest int) returns void
-  language plpgsql set search_path from current as $$
+  language plpgsql as $$
 declare
   size int := octet_length(convert_to(coalesce(value, ''), 'UTF8'));
 begin
@@ -82,8 +84,7 @@ end $$;
 -- than 256 levels (deeper JSON is an attack on the parser), escape half a surrogate pair, or hold a
 -- number larger than any double. Each is ruled out by a look that costs little, and proved only when
 -- that look does not.
-create function check_event_json(document text) returns void language plpgsql
-  set search_path from current as $$
+create function check_event_json(document text) returns void language plpgsql as $$
 declare
   bare text;
   levels int := 0;
@@ -118,16 +119,14 @@ begin
   end loop;
 end $$;
 
-create function check_event_time(field text, value timestamptz) returns void language plpgsql
-  set search_path from current as $$
+create function check_event_time(field text, value timestamptz) returns void language plpgsql as $$
 begin
   if value < '1970-01-01 00:00:00+00' or value >= '2200-01-01 00:00:00+00' then
     perform refuse_event(field, 'is outside the years 1970 to 2199');
   end if;
 end $$;
 
-create function check_event_headers(headers jsonb) returns void language plpgsql
-  set search_path from current as $$
+create function check_event_headers(headers jsonb) returns void language plpgsql as $$
 declare
   header record;
   total bigint := 0;
@@ -155,7 +154,7 @@ begin
 end $$;
 
 -- UUID version 7 (RFC 9562): the time in milliseconds, the rest random.
-create function new_event_id() returns uuid language sql volatile set search_path from current as $$
+create function new_event_id() returns uuid language sql volatile as $$
   select (lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0')
           || '7' || substr(r.digits, 14, 3) || substr(r.digits, 17, 16))::uuid
     from (select replace(gen_random_uuid()::text, '-', '') as digits) r
@@ -241,12 +240,11 @@ create function publish(
     correlation_id text default null, causation_id text default null,
     traceparent text default null, tracestate text default null,
     deliver_at timestamptz default null, expires_at timestamptz default null)
-  returns uuid language sql volatile set search_path from current as $$
-  select publish_bytes(publish.type, convert_to(publish.data, 'UTF8'), 'application/json',
+  returns uuid language sql volatile
+  return publish_bytes(publish.type, convert_to(publish.data, 'UTF8'), 'application/json',
                        publish.key, publish.headers, publish.source, publish.id, publish.time,
                        publish.correlation_id, publish.causation_id, publish.traceparent,
-                       publish.tracestate, publish.deliver_at, publish.expires_at)
-$$;
+                       publish.tracestate, publish.deliver_at, publish.expires_at);
 
 create function publish(
     type text, data json, key text default null, headers json default null,
@@ -254,12 +252,11 @@ create function publish(
     correlation_id text default null, causation_id text default null,
     traceparent text default null, tracestate text default null,
     deliver_at timestamptz default null, expires_at timestamptz default null)
-  returns uuid language sql volatile set search_path from current as $$
-  select publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
+  returns uuid language sql volatile
+  return publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
                        publish.key, publish.headers, publish.source, publish.id, publish.time,
                        publish.correlation_id, publish.causation_id, publish.traceparent,
-                       publish.tracestate, publish.deliver_at, publish.expires_at)
-$$;
+                       publish.tracestate, publish.deliver_at, publish.expires_at);
 
 create function publish(
     type text, data jsonb, key text default null, headers json default null,
@@ -267,9 +264,8 @@ create function publish(
     correlation_id text default null, causation_id text default null,
     traceparent text default null, tracestate text default null,
     deliver_at timestamptz default null, expires_at timestamptz default null)
-  returns uuid language sql volatile set search_path from current as $$
-  select publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
+  returns uuid language sql volatile
+  return publish_bytes(publish.type, convert_to(publish.data::text, 'UTF8'), 'application/json',
                        publish.key, publish.headers, publish.source, publish.id, publish.time,
                        publish.correlation_id, publish.causation_id, publish.traceparent,
-                       publish.tracestate, publish.deliver_at, publish.expires_at)
-$$;
+                       publish.tracestate, publish.deliver_at, publish.expires_at);
