@@ -56,6 +56,12 @@ struct Setup {
     return database.query("select pillion.truncate_published(" + std::to_string(child) + ", '" +
                           keep + "')");
   }
+  /// The same when nobody but the relay's short reads can be in the way.
+  [[nodiscard]] std::string truncateSoon(int child, const std::string& keep = "0") const {
+    std::string outcome;
+    eventually(10s, [&] { return (outcome = truncate(child, keep)) != "busy"; });
+    return outcome;
+  }
   /// To so many ids before the end of the current child.
   void skipToEndOfChild(int left) const {
     database.execute(
@@ -148,8 +154,8 @@ TEST_CASE("an open writer or a dump keeps space and not delivery; an old snapsho
   }
   CHECK(setup.arrive(141));
   REQUIRE(setup.isDrained());
-  CHECK(setup.truncate(0) == "truncated");
-  CHECK(setup.truncate(1) == "truncated");
+  CHECK(setup.truncateSoon(0) == "truncated");
+  CHECK(setup.truncateSoon(1) == "truncated");
   CHECK(setup.truncate(1) == "empty");
 }
 
@@ -165,13 +171,13 @@ TEST_CASE("what is younger than the retention is kept, unless the ring needs the
   REQUIRE(setup.arrive(20));
   REQUIRE(setup.isDrained());
   CHECK(setup.truncate(0, "1 hour") == "kept");
-  CHECK(setup.truncate(0, "0") == "truncated");
+  CHECK(setup.truncateSoon(0, "0") == "truncated");
   // The child after the next one is about to be written: its age no longer counts.
   for (int child = 1; child < 7; ++child) setup.skipToEndOfChild(0);
   setup.publish(20, 30);
   REQUIRE(setup.arrive(30));
   REQUIRE(setup.isDrained());
-  CHECK(setup.truncate(1, "1 hour") == "truncated");
+  CHECK(setup.truncateSoon(1, "1 hour") == "truncated");
 }
 
 TEST_CASE("the ring turns by age while writers write and several relays turn it, without a gap") {
