@@ -2,13 +2,14 @@
 //
 //   pillion-bench relay [--json] [--quick] [--only NAME …]
 //
-// | name               | what |
-// |--------------------|----------------------------------------------------------------------------|
-// | drain_vs_broker    | draining 300,000 events / bare rabbitmq-c publishing the same bytes | |
-// latency_vs_floor   | p50 commit to delivery at 500/s / p50 bare publish to delivery             |
-// | publish_cost       | transactions with publish(tx) / with a hand-written INSERT, 8 clients | |
-// held_snapshot      | p99 latency after 2 minutes of another session's old snapshot / without    |
-// | drain_big_vs_small | rate per event with 5,000,000 waiting / with 100,000; also relay_rss_mib |
+// drain_vs_broker: draining 300,000 events / bare rabbitmq-c publishing the same bytes with the
+//   same window; medians of five runs each, in turns
+// drain_two_relays_vs_one: the same drain by two relay processes / by one
+// latency_vs_floor: p50 commit to delivery at 500 events/s / p50 bare publish to delivery
+// publish_cost: transactions with publish(tx) / with a hand-written INSERT, 8 clients; median of
+//   pairs of slices
+// held_snapshot: p99 latency after 2 minutes of another session's old snapshot / without
+// drain_big_vs_small: rate per event with 5,000,000 waiting / with 100,000; also relay_rss_mib
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
