@@ -17,11 +17,26 @@ Nanoseconds now() {
   return Steady::now().time_since_epoch().count();
 }
 
-std::string stamped() {
-  std::string text = R"({"at":)" + std::to_string(now()) + R"(,"text":")";
+std::string numbered(std::size_t number) {
+  std::string text = R"({"number":)" + std::to_string(number) + R"(,"text":")";
   text.append(kPayload - std::min(kPayload, text.size() + 2), 'x');
   return text + "\"}";
 }
+
+/// When each message was let go, by its number.
+class Departures {
+ public:
+  Departures(int perSecond, std::chrono::seconds time)
+      : at_(static_cast<std::size_t>(perSecond * (time.count() + 1))) {}
+  void note(std::size_t number) { at_.at(number) = now(); }
+  [[nodiscard]] Nanoseconds of(std::size_t number) const { return at_.at(number); }
+
+ private:
+  std::vector<std::atomic<Nanoseconds>> at_;
+};
+
+/// The relay's start is no part of the latency.
+constexpr std::chrono::seconds kWarmUp{2};
 
 Percentiles percentiles(std::vector<double> values) {
   if (values.empty()) return {};
@@ -35,8 +50,10 @@ Percentiles percentiles(std::vector<double> values) {
 /// Reads the queue until told to stop; one value per message, in milliseconds.
 class Reader {
  public:
-  explicit Reader(const BenchServers& servers)
-      : connection_(servers.broker(), "bench reader"),
+  Reader(const BenchServers& servers, const Departures& departures, std::size_t from)
+      : departures_(departures),
+        from_(from),
+        connection_(servers.broker(), "bench reader"),
         thread_([this, queue = servers.queue](const std::stop_token& stop) {
           connection_.consume(queue, 1000);
           while (!stop.stop_requested()) read();
@@ -54,11 +71,14 @@ class Reader {
     if (!incoming) return;
     const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
     if (delivery == nullptr) return;
-    const Nanoseconds sent = std::stoll(delivery->message.body.substr(6));
-    latencies_.push_back(static_cast<double>(now() - sent) / 1e6);
+    const std::size_t number = std::stoul(delivery->message.body.substr(10));
+    const Nanoseconds sent = departures_.of(number);
+    if (number >= from_) latencies_.push_back(static_cast<double>(now() - sent) / 1e6);
     connection_.ack(delivery->tag);
   }
 
+  const Departures& departures_;
+  std::size_t from_;
   amqp::Connection connection_;
   std::vector<double> latencies_;
   std::jthread thread_;
@@ -79,14 +99,17 @@ Percentiles commitToDelivery(BenchServers& servers, int perSecond, std::chrono::
   const std::string database = servers.createDatabase();
   servers.freshQueue();
   auto relay = servers.startRelay(database, "latency");
-  Reader reader(servers);
+  Departures departures(perSecond, time + kWarmUp);
+  const auto from = static_cast<std::size_t>(perSecond * kWarmUp.count());
+  Reader reader(servers, departures, from);
   const auto publisher = EventPublisher::create("bench", {.database = servers.database(database)});
   pqxx::connection connection(servers.postgres.url(database));
-  int n = 0;
-  atRate(perSecond, time, [&] {
+  std::size_t n = 0;
+  atRate(perSecond, time + kWarmUp, [&] {
     pqxx::work tx{connection};
-    publisher->publish(tx, Event::ofBytes("bench.created", stamped(), "application/json")
-                               .setKey("key-" + std::to_string(++n % 1000)));
+    publisher->publish(tx, Event::ofBytes("bench.created", numbered(n), "application/json")
+                               .setKey("key-" + std::to_string(n % 1000)));
+    departures.note(n++);
     tx.commit();
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -97,14 +120,17 @@ Percentiles commitToDelivery(BenchServers& servers, int perSecond, std::chrono::
 
 Percentiles publishToDelivery(BenchServers& servers, int perSecond, std::chrono::seconds time) {
   servers.freshQueue();
-  Reader reader(servers);
+  Departures departures(perSecond, time + kWarmUp);
+  Reader reader(servers, departures, static_cast<std::size_t>(perSecond * kWarmUp.count()));
   amqp::Connection connection(servers.broker(), "bench publisher");
   connection.selectConfirms(kExchange);
   amqp::Message message;
   message.routingKey = message.type = "bench.created";
   message.messageId = "018f0000-0000-7000-8000-000000000000";
-  atRate(perSecond, time, [&] {
-    message.body = stamped();
+  std::size_t n = 0;
+  atRate(perSecond, time + kWarmUp, [&] {
+    message.body = numbered(n);
+    departures.note(n++);
     connection.publish(message);
     while (connection.receive(std::chrono::milliseconds(0))) {
     }

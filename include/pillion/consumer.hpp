@@ -16,13 +16,24 @@
 
 namespace pillion {
 
-/// How often a failing handler is tried, and how long it waits in between. The queue waits with it,
-/// which is what keeps the order.
+/// How often a failing handler is tried, and how long it waits in between. The event waits in the
+/// service's own database (it is *parked*), not in the queue: events of other keys go on.
+///
+/// The defaults are 1, 2, 4, … 256 seconds, each up to a third shorter: eight minutes in all.
 struct RetryPolicy {
-  int maxAttempts = 10;                    ///< the last failure goes to the dead-letter queue
-  std::chrono::milliseconds first{100};    ///< wait after the first failure
-  double factor = 2.0;                     ///< each wait is this much longer
-  std::chrono::milliseconds most{10'000};  ///< no wait is longer
+  int maxAttempts = 10;                     ///< the last failure goes to the dead-letter queue
+  std::chrono::milliseconds first{1'000};   ///< wait after the first failure
+  double factor = 2.0;                      ///< each wait is this much longer; 1 or more
+  std::chrono::milliseconds most{300'000};  ///< no wait is longer
+  double jitter = 0.33;  ///< each wait is shortened by up to this part of it, at random; 0 to 1
+};
+
+/// What happens to an event that is older than the dedupe window (or made further ahead than a
+/// day): it may have been applied and forgotten since.
+enum class OutsideWindowPolicy {
+  DeadLetter,  ///< not applied; dead-letter queue, reason `outside-dedupe-window`
+  Apply,       ///< applied: for effects that may happen twice
+  Discard,     ///< acked and counted: for effects that nobody misses after so long
 };
 
 struct ConsumerOptions {
@@ -33,12 +44,32 @@ struct ConsumerOptions {
   /// second consumer of the same service a name of its own.
   std::string subscription = "events";
 
-  /// The queue's whole name, in place of the rule above. 1 to 250 bytes.
+  /// The queue's whole name, in place of the rule above. 1 to 250 bytes, with partitions 244.
   std::string queue = "";
 
-  /// Deliveries the broker may send ahead of their acks. Higher hides the round trip to the broker,
-  /// lower shares work more evenly among instances.
-  std::uint16_t prefetch = 100;
+  /// Threads that run handlers, each with a database connection of its own. Events of one key never
+  /// run at the same time or out of order; events without a key, and of different keys, do. Raise
+  /// it when handlers wait (for locks, for other services); 1 keeps the order of the whole queue.
+  int workers = 1;
+
+  /// Events handled in one transaction, at most. Only what is at hand is taken, nobody waits for a
+  /// batch to fill; handlers that take long get smaller batches (about a tenth of a second of
+  /// work). 1: a transaction per event, which costs most of the throughput and gains nothing but
+  /// shorter locks.
+  int batchEvents = 100;
+
+  /// Deliveries the broker may send ahead of their acks, which bounds memory: so many events of
+  /// your largest size. Below three batches per worker, workers wait for the broker; higher shares
+  /// work less evenly among instances.
+  std::uint16_t prefetch = 300;
+
+  /// Not 0: the ordered form for several instances. The subscription gets so many queues,
+  /// `<queue>.p0`, `<queue>.p1`, …; each key belongs to one of them, and each queue has one active
+  /// consumer at a time (`x-single-active-consumer`). Another instance takes over when that one is
+  /// gone. 1 to 64; cannot be changed while the queues hold events. Needs events from a Pillion
+  /// relay; others all go to `p0`. 0: one queue that instances share, which keeps no order among
+  /// them.
+  int partitions = 0;
 
   /// `x-delivery-limit` of the queue: after so many deliveries without an ack (each time the
   /// process died with the event in hand or waiting) the broker moves it to the dead-letter queue.
@@ -46,10 +77,22 @@ struct ConsumerOptions {
 
   RetryPolicy retry = {};
 
-  /// How long an id is remembered. An event older than this can no longer be told from a duplicate:
-  /// it is not applied but sent to the dead-letter queue as `outside-dedupe-window`. 1 to 20 days;
-  /// must be longer than any outage you want to survive without redriving by hand.
+  /// What a parked event means for the later events of its key. Here order comes first by default:
+  /// they are parked behind it, and follow when it was applied or went to the dead-letter queue.
+  ParkedPolicy parked = ParkedPolicy::Hold;
+
+  /// How long an id is remembered: 1 to 20 days. Must be longer than any outage you want to survive
+  /// without deciding by hand; the consumer warns when an event comes near it.
   std::chrono::hours dedupeWindow{14 * 24};
+  OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
+
+  /// A handler that runs for longer than this is named in the log, once. It is not interrupted: the
+  /// broker's `consumer_timeout` (30 minutes) is the end of it.
+  std::chrono::milliseconds slowHandler{30'000};
+
+  /// `stop()` returns within about this. A handler that still runs then is left behind: its query
+  /// is cancelled, its transaction rolled back when it returns, and its event delivered again.
+  std::chrono::milliseconds stopTimeout{30'000};
 };
 
 /// Counters since the consumer was created; they never go back.
@@ -59,7 +102,12 @@ struct ConsumerStats {
   std::uint64_t duplicates = 0;    ///< already in the inbox: acked, handler not called
   std::uint64_t ignored = 0;       ///< no handler for the type: acked
   std::uint64_t failed = 0;        ///< attempts that ended in an exception
+  std::uint64_t parked = 0;        ///< events parked after their first failure
+  std::uint64_t held = 0;          ///< events parked behind one of their key
+  std::uint64_t discarded = 0;     ///< outside the dedupe window, by OutsideWindowPolicy::Discard
   std::uint64_t deadLettered = 0;  ///< moved to `<queue>.dead` with a reason
+  /// How long the handler has run that has run longest; 0 when none is running.
+  std::chrono::milliseconds longestRunning{0};
 };
 
 /// Subscribes a service to events and applies each once.
@@ -67,17 +115,28 @@ struct ConsumerStats {
 /// What follows when a handler
 /// - returns: its effects and the event's id commit together, then the ack;
 /// - throws RejectEvent: rolled back; dead-letter queue, reason `rejected`;
-/// - throws anything else: rolled back; again by RetryPolicy; then dead-letter queue, reason
-///   `handler-failed`;
+/// - throws anything else: rolled back; parked, and tried again by RetryPolicy; then dead-letter
+///   queue, reason `handler-failed`;
 /// - aborts `tx` or swallows an SQL error: as if it had thrown;
 /// - is not there for the type: acked and counted as ignored.
+///
+/// Events at hand share a transaction. When one of them fails, that transaction is rolled back and
+/// the others are handled again without it: a handler may run more than once for one event, its
+/// effects through `tx` happen once. A deadlock or a serialization failure is tried again at once,
+/// three times.
+///
+/// An event is known by its id *and* source (CloudEvents 1.0, "id"): another producer's id, forged
+/// or equal by accident, is another event.
+///
+/// While a handler runs, what it publishes on this thread follows from its event: an EventPublisher
+/// fills in causation id, correlation id (the event's own, else its id) and trace where they are
+/// empty.
 ///
 /// A message that is no valid event goes to the dead-letter queue with the reason, and the next is
 /// handled. Either server away: the consumer waits, says so once, and goes on by itself.
 ///
-/// Threads: one reads from the broker and keeps heartbeats, one runs the handlers in the order of
-/// the queue. Handlers therefore run one at a time per consumer; start several instances (or
-/// consumers) to share a queue, giving up order between them.
+/// Threads: one reads from the broker and keeps heartbeats, `workers` run the handlers. Several
+/// instances may share a queue, giving up order between them; `partitions` keeps it.
 class EventConsumer {
  public:
   using Handler = std::function<void(const Event&, Transaction&)>;
@@ -105,8 +164,9 @@ class EventConsumer {
   ///
   /// `tx` is a savepoint inside the transaction that records the event's id: whatever is written
   /// through it commits exactly if the id does. Do not keep it, or the event, beyond the call. The
-  /// savepoint is what makes a handler that commits or aborts by itself harmless; it costs two
-  /// local round trips.
+  /// savepoint is what makes a handler that commits or aborts by itself harmless. It does not help
+  /// against `COMMIT` or `ROLLBACK` sent as SQL text: never do that. With `workers` above 1,
+  /// handlers are called by several threads at a time.
   ///
   /// A handler without `tx` is for effects outside the database (a cache in memory, a log line):
   /// those happen at least once, since nothing can roll them back.
@@ -127,8 +187,9 @@ class EventConsumer {
   /// schema not migrated, a queue with other arguments) is thrown as ConfigError or SchemaError.
   void start();
 
-  /// Takes no further deliveries, finishes the one in hand, acks it, and returns. What was
-  /// prefetched goes back to the queue. Safe to call twice; not from a handler.
+  /// Takes no further deliveries, finishes the batches in hand, acks them, and returns, at the
+  /// latest after `stopTimeout`. What was prefetched goes back to the queue. Safe to call twice;
+  /// not from a handler.
   void stop();
 
   /// Any thread.
@@ -139,9 +200,9 @@ class EventConsumer {
 
  private:
   struct State;
-  explicit EventConsumer(std::unique_ptr<State> state);
+  explicit EventConsumer(std::shared_ptr<State> state);
   void addHandler(std::string type, Handler handler);
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace pillion

@@ -61,6 +61,13 @@ struct BrokerOptions {
   std::chrono::milliseconds reconnectMost{5'000};
 };
 
+/// What a parked event (one that could not be published, or whose handler failed) means for the
+/// later events of its key.
+enum class ParkedPolicy {
+  Continue,  ///< they go on; when the parked one follows, it comes late
+  Hold,      ///< they wait behind it, in order; other keys go on
+};
+
 /// W3C Trace Context of the work that publishes.
 struct TraceContext {
   std::string traceparent;

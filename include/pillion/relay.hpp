@@ -11,12 +11,6 @@
 
 namespace pillion {
 
-/// What a parked event means for the later events of its key.
-enum class ParkedPolicy {
-  Continue,  ///< they go on; when the parked one follows, it comes late
-  Hold,      ///< they wait behind it, in order; other keys go on
-};
-
 /// What happens to an event that no queue takes.
 enum class UnroutablePolicy {
   Park,  ///< it is kept until a queue is bound

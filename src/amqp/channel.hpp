@@ -29,6 +29,7 @@ struct Returned {
 struct Delivery {
   std::uint64_t tag = 0;
   bool redelivered = false;
+  std::string queue;  // it was consumed from
   std::string exchange;
   Message message;
 };

@@ -50,6 +50,13 @@ std::vector<amqp_table_entry_t> entriesOf(const QueueSpec& queue) {
     entry.value.value.i64 = value;
     entries.push_back(entry);
   }
+  if (queue.singleActiveConsumer) {
+    amqp_table_entry_t entry;
+    entry.key = amqp_cstring_bytes("x-single-active-consumer");
+    entry.value.kind = AMQP_FIELD_KIND_BOOLEAN;
+    entry.value.value.boolean = 1;
+    entries.push_back(entry);
+  }
   return entries;
 }
 
@@ -196,6 +203,24 @@ void Connection::declareTopicExchange(const std::string& name) {
   });
 }
 
+void Connection::declareExchange(const std::string& name, const std::string& type,
+                                 const std::string& alternate) {
+  std::vector<amqp_table_entry_t> entries;
+  if (!alternate.empty()) entries.push_back(textEntry("alternate-exchange", alternate));
+  library_->call("declaring exchange '" + name + "'", [&] {
+    amqp_exchange_declare(library_->get(), kChannel, toBytes(name), toBytes(type), /*passive=*/0,
+                          /*durable=*/1, 0, 0, tableOf(entries));
+  });
+}
+
+void Connection::bindExchange(const std::string& destination, const std::string& source,
+                              const std::string& routingKey) {
+  library_->call("binding exchange '" + destination + "' to '" + source + "'", [&] {
+    amqp_exchange_bind(library_->get(), kChannel, toBytes(destination), toBytes(source),
+                       toBytes(routingKey), amqp_empty_table);
+  });
+}
+
 bool Connection::queueExists(const std::string& name) {
   try {
     library_->call("looking for queue '" + name + "'", [&] {
@@ -219,10 +244,13 @@ void Connection::declareQueue(const QueueSpec& queue) {
 }
 
 void Connection::bindQueue(const std::string& queue, const std::string& exchange,
-                           const std::string& routingKey) {
+                           const std::string& routingKey,
+                           const std::vector<std::pair<std::string, std::string>>& headers) {
+  std::vector<amqp_table_entry_t> entries;
+  for (const auto& [name, value] : headers) entries.push_back(textEntry(name, value));
   library_->call("binding queue '" + queue + "' to '" + exchange + "'", [&] {
     amqp_queue_bind(library_->get(), kChannel, toBytes(queue), toBytes(exchange),
-                    toBytes(routingKey), amqp_empty_table);
+                    toBytes(routingKey), tableOf(entries));
   });
 }
 
@@ -289,20 +317,20 @@ void Connection::consume(const std::string& queue, std::uint16_t prefetch) {
   library_->call("setting the prefetch",
                  [&] { amqp_basic_qos(library_->get(), kChannel, 0, prefetch, /*global=*/0); });
   library_->call("consuming from queue '" + queue + "'", [&] {
-    amqp_basic_consume(library_->get(), kChannel, toBytes(queue), amqp_cstring_bytes("pillion"),
+    amqp_basic_consume(library_->get(), kChannel, toBytes(queue), /*consumer_tag=*/toBytes(queue),
                        /*no_local=*/0, /*no_ack=*/0, /*exclusive=*/0, amqp_empty_table);
   });
 }
 
-void Connection::ack(std::uint64_t tag) {
+void Connection::ack(std::uint64_t tag, bool multiple) {
   const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
-  library_->check(amqp_basic_ack(library_->get(), kChannel, tag, /*multiple=*/0), "acking");
+  library_->check(amqp_basic_ack(library_->get(), kChannel, tag, multiple ? 1 : 0), "acking");
 }
 
-void Connection::cancelConsumer() {
+void Connection::cancelConsumer(const std::string& queue) {
   const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
   amqp_basic_cancel_t cancel{};
-  cancel.consumer_tag = amqp_cstring_bytes("pillion");
+  cancel.consumer_tag = toBytes(queue);
   cancel.nowait = 1;
   library_->check(amqp_send_method(library_->get(), kChannel, AMQP_BASIC_CANCEL_METHOD, &cancel),
                   "cancelling the consumer");

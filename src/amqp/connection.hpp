@@ -21,6 +21,7 @@ struct QueueSpec {
   bool exclusive = false;  // ends with the connection; else durable
   std::vector<std::pair<std::string, std::string>> textArguments = {};
   std::vector<std::pair<std::string, std::int64_t>> numberArguments = {};
+  bool singleActiveConsumer = false;
 };
 
 /// One connection with one channel, over rabbitmq-c. Every call to the library is in this class.
@@ -42,10 +43,17 @@ class Connection : public PublishChannel {
   // again, and throws ConfigError with the broker's own words.
   bool exchangeExists(const std::string& name);
   void declareTopicExchange(const std::string& name);
+  /// Of another type; unmatched messages go to `alternate`, unless that is empty.
+  void declareExchange(const std::string& name, const std::string& type,
+                       const std::string& alternate);
+  void bindExchange(const std::string& destination, const std::string& source,
+                    const std::string& routingKey);
   bool queueExists(const std::string& name);
   void declareQueue(const QueueSpec& queue);
+  /// `headers`: what a headers exchange is to look for.
   void bindQueue(const std::string& queue, const std::string& exchange,
-                 const std::string& routingKey);
+                 const std::string& routingKey,
+                 const std::vector<std::pair<std::string, std::string>>& headers = {});
 
   // Fences, at any time: they have a channel of their own.
   /// False when another connection holds an exclusive queue of this name.
@@ -58,11 +66,12 @@ class Connection : public PublishChannel {
   void beginBurst() override;
   void endBurst() override;
 
-  // Consuming, with manual acks.
+  // Consuming, with manual acks. From several queues, when called several times.
   void consume(const std::string& queue, std::uint16_t prefetch);
-  void ack(std::uint64_t tag);
+  /// `multiple`: this one and all before it.
+  void ack(std::uint64_t tag, bool multiple = false);
   /// Gives the consumer up without waiting; deliveries on their way still come.
-  void cancelConsumer();
+  void cancelConsumer(const std::string& queue);
 
   std::optional<Incoming> receive(std::chrono::milliseconds wait) override;
 

@@ -86,7 +86,12 @@ std::optional<Incoming> FrameAssembler::addMethod(const amqp_method_t& method) {
     }
     case AMQP_BASIC_DELIVER_METHOD: {
       const auto* deliver = static_cast<const amqp_basic_deliver_t*>(method.decoded);
-      delivery_ = {deliver->delivery_tag, deliver->redelivered != 0, toText(deliver->exchange), {}};
+      // Consumers are named after their queue.
+      delivery_ = {deliver->delivery_tag,
+                   deliver->redelivered != 0,
+                   toText(deliver->consumer_tag),
+                   toText(deliver->exchange),
+                   {}};
       delivery_.message.routingKey = toText(deliver->routing_key);
       building_ = Building::Delivery;
       return std::nullopt;

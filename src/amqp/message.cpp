@@ -1,6 +1,7 @@
 #include "amqp/message.hpp"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "event/event_check.hpp"
@@ -13,6 +14,16 @@ namespace {
 constexpr std::string_view kPrefix = "cloudEvents_";
 constexpr std::string_view kOtherPrefix = "cloudEvents:";  // receivers should take both
 constexpr std::string_view kCausationId = "pillion-causation-id";
+
+/// Without an allocation per event.
+std::string_view laneText(int lane) {
+  static const auto texts = [] {
+    std::array<std::string, kLanes> all;
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = std::to_string(i);
+    return all;
+  }();
+  return texts[static_cast<std::size_t>(lane) % texts.size()];
+}
 
 std::string cloudEvents(std::string_view name) {
   return std::string(kPrefix).append(name);
@@ -52,19 +63,12 @@ std::string asRfc3339(std::string time) {
   return time + 'Z';
 }
 
-const std::string* find(const Message& message, std::string_view name) {
-  for (const auto& [header, value] : message.headers) {
-    if (header == name) return &value;
-  }
-  return nullptr;
-}
-
 std::string attribute(const Message& message, const std::string& name) {
   if (message.attributes && name == "time") return message.attributes->time;
   if (message.attributes && name == "partitionkey") return message.attributes->key;
   if (message.attributes && name == "expirytime") return message.attributes->expiresAt;
-  if (const auto* value = find(message, cloudEvents(name))) return *value;
-  const auto* value = find(message, std::string(kOtherPrefix) + name);
+  if (const auto* value = findHeader(message, cloudEvents(name))) return *value;
+  const auto* value = findHeader(message, std::string(kOtherPrefix) + name);
   return value != nullptr ? *value : std::string();
 }
 
@@ -84,7 +88,59 @@ void copyOwnHeaders(Event& event, const Message& message) {
   }
 }
 
+bool isBoundedText(std::string_view text) {
+  return isShort(text) && isUtf8Text(text);
+}
+
+std::optional<Problem> problemOfHeaders(const Message& message) {
+  std::size_t total = 0;
+  for (const auto& [name, value] : message.headers) {
+    total += name.size() + value.size() + kHeaderOverhead;
+  }
+  // Beside the user's own, a message carries the event's attributes and what brokers add.
+  constexpr std::size_t kMost = 2 * EventLimits::kHeaders;
+  if (total <= kMost) return std::nullopt;
+  return Problem{"invalid-event", "headers of " + std::to_string(total) + " bytes; the limit is " +
+                                      std::to_string(kMost)};
+}
+
+std::optional<Problem> problemOfJson(const std::string& body) {
+  if (isTooDeep(body)) {
+    return Problem{"invalid-event",
+                   "JSON nested deeper than " + std::to_string(kJsonDepth) + " levels"};
+  }
+  const std::size_t values = shapeOf(body).values;
+  if (values <= kJsonValues) return std::nullopt;
+  return Problem{"invalid-event", "JSON of about " + std::to_string(values) +
+                                      " values; the limit is " + std::to_string(kJsonValues)};
+}
+
 }  // namespace
+
+const std::string* findHeader(const Message& message, std::string_view name) {
+  for (const auto& [header, value] : message.headers) {
+    if (header == name) return &value;
+  }
+  return nullptr;
+}
+
+std::variant<Identity, Problem> identityOf(const Message& message) {
+  const auto invalid = [](const char* detail) { return Problem{"invalid-event", detail}; };
+  Identity identity;
+  identity.id = firstOf(message.messageId, attribute(message, "id"));
+  if (identity.id.empty()) return invalid("no message_id");
+  if (!isUuid(identity.id)) return invalid("message_id is not the text of a UUID");
+  identity.id = normalizedUuid(identity.id);
+  identity.type = firstOf(firstOf(message.type, attribute(message, "type")), message.routingKey);
+  if (identity.type.empty()) return invalid("no type and no routing key");
+  if (!isBoundedText(identity.type)) return invalid("its type is not UTF-8 of 1 to 255 bytes");
+  identity.source = firstOf(message.appId, attribute(message, "source"));
+  if (!isBoundedText(identity.source)) return invalid("its source is not UTF-8 of 1 to 255 bytes");
+  identity.key = attribute(message, "partitionkey");
+  if (!isBoundedText(identity.key)) return invalid("its key is not UTF-8 of 1 to 255 bytes");
+  if (auto problem = problemOfHeaders(message)) return *problem;
+  return identity;
+}
 
 std::variant<Message, Problem> messageFrom(Row&& row) {
   if (!isShort(row.type) || !isShort(row.source) || !isShort(row.key) ||
@@ -101,9 +157,9 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   if (!addOwnHeaders(message, row.headers)) {
     return Problem{"invalid", "headers are not a JSON object of short names and texts"};
   }
-  message.attributes.emplace(
-      Message::Attributes{asRfc3339(std::move(row.time)), std::move(row.key),
-                          row.expiresAt.empty() ? "" : asRfc3339(std::move(row.expiresAt))});
+  message.attributes.emplace(Message::Attributes{
+      asRfc3339(std::move(row.time)), std::move(row.key),
+      row.expiresAt.empty() ? "" : asRfc3339(std::move(row.expiresAt)), row.lane});
   const auto when = fromRfc3339(message.attributes->time);
   addIfAny(message, std::string(kCausationId), std::move(row.causationId));
   addIfAny(message, "traceparent", std::move(row.traceparent));
@@ -130,6 +186,7 @@ void headersOf(const Message& message, std::vector<HeaderView>& headers) {
     if (!message.attributes->key.empty()) {
       headers.emplace_back("cloudEvents_partitionkey", message.attributes->key);
     }
+    headers.emplace_back(kLaneHeader, laneText(message.attributes->lane));
     if (!message.attributes->expiresAt.empty()) {
       headers.emplace_back("cloudEvents_expirytime", message.attributes->expiresAt);
     }
@@ -138,33 +195,32 @@ void headersOf(const Message& message, std::vector<HeaderView>& headers) {
 }
 
 std::variant<Event, Problem> eventFrom(const Message& message) {
-  const std::string id = firstOf(message.messageId, attribute(message, "id"));
-  if (id.empty()) return Problem{"invalid-event", "no message_id"};
-  if (!isUuid(id)) return Problem{"invalid-event", "message_id is not the text of a UUID"};
-  const std::string type =
-      firstOf(firstOf(message.type, attribute(message, "type")), message.routingKey);
-  if (type.empty()) return Problem{"invalid-event", "no type and no routing key"};
+  auto identified = identityOf(message);
+  if (const auto* problem = std::get_if<Problem>(&identified)) return *problem;
+  auto& [id, source, key, type] = std::get<Identity>(identified);
   const std::string contentType = firstOf(message.contentType, "application/json");
   const bool json = isJsonContentType(contentType);
-  if (json && isTooDeep(message.body)) {
-    return Problem{"invalid-event",
-                   "JSON nested deeper than " + std::to_string(kJsonDepth) + " levels"};
+  if (json) {
+    if (auto problem = problemOfJson(message.body)) return *problem;
   }
   Event event = Event::ofBytes(type, message.body, contentType);
   if (json && !event.isJson()) {
     return Problem{"invalid-event", "content type is JSON and the body is not"};
   }
-  event.setId(id)
-      .setSource(firstOf(message.appId, attribute(message, "source")))
-      .setKey(attribute(message, "partitionkey"))
+  if (json && hasRepeatedNames(event.data(), shapeOf(message.body))) {
+    return Problem{"invalid-event", "a JSON object in which a name occurs twice"};
+  }
+  event.setId(std::move(id))
+      .setSource(std::move(source))
+      .setKey(std::move(key))
       .setTime(timeOf(message))
       .setCorrelationId(message.correlationId);
   if (const auto expires = fromRfc3339(attribute(message, "expirytime"))) {
     event.setExpiresAt(*expires);
   }
-  if (const auto* cause = find(message, kCausationId)) event.setCausationId(*cause);
-  const auto* parent = find(message, "traceparent");
-  const auto* state = find(message, "tracestate");
+  if (const auto* cause = findHeader(message, kCausationId)) event.setCausationId(*cause);
+  const auto* parent = findHeader(message, "traceparent");
+  const auto* state = findHeader(message, "tracestate");
   event.setTrace(parent != nullptr ? *parent : "", state != nullptr ? *state : "");
   copyOwnHeaders(event, message);
   return event;

@@ -19,6 +19,7 @@
 // | type           | type, routing key | cloudEvents_type            |
 // | source         | app_id            | cloudEvents_source          |
 // | key            |                   | cloudEvents_partitionkey    |
+// | lane           |                   | pillion-lane, 0 to 63       |
 // | time           | timestamp (s)     | cloudEvents_time (RFC 3339) |
 // | expiresAt      |                   | cloudEvents_expirytime      |
 // | contentType    | content_type      |                             |
@@ -32,6 +33,11 @@
 // extension. The prefix with '_' is the one that every AMQP library can carry.
 
 namespace pillion::amqp {
+
+/// Part of the keys that an event belongs to, of 64: what partitioned queues are bound by. It
+/// follows from the key alone.
+inline constexpr const char* kLaneHeader = "pillion-lane";
+inline constexpr int kLanes = 64;
 
 /// A message as it is sent or was received. Delivery mode is always persistent when sent.
 struct Message {
@@ -51,6 +57,7 @@ struct Message {
     std::string time;  // RFC 3339
     std::string key;
     std::string expiresAt;  // RFC 3339, or empty
+    int lane = 0;
   };
   std::optional<Attributes> attributes = {};
 };
@@ -68,6 +75,18 @@ struct Problem {
 /// A stored event as a message. A Problem when it would break the connection: such a row can only
 /// have been written around the publisher.
 std::variant<Message, Problem> messageFrom(Row&& row);
+
+/// What the inbox and the order of a key go by, found without looking at the body.
+struct Identity {
+  std::string id;  // lower-case UUID
+  std::string source;
+  std::string key;
+  std::string type;
+};
+std::variant<Identity, Problem> identityOf(const Message& message);
+
+/// The value of a header; null when there is none.
+const std::string* findHeader(const Message& message, std::string_view name);
 
 /// A received message as an event.
 std::variant<Event, Problem> eventFrom(const Message& message);

@@ -21,15 +21,34 @@ QueueSpec deadLetterSpec(const ConsumerTopology& topology) {
 /// Every argument is explicit, since the brokers' defaults differ by version. Dead-lettering by the
 /// broker itself, which only the delivery limit causes, is at-least-once, which in turn asks for
 /// reject-publish; without a maximum length that rejects nothing.
-QueueSpec queueSpec(const ConsumerTopology& topology) {
-  return {.name = topology.queue,
+QueueSpec queueSpec(const ConsumerTopology& topology, const std::string& name) {
+  return {.name = name,
           .exclusive = false,
           .textArguments = {{"x-queue-type", "quorum"},
                             {"x-dead-letter-exchange", ""},
                             {"x-dead-letter-routing-key", topology.deadLetterQueue()},
                             {"x-dead-letter-strategy", "at-least-once"},
                             {"x-overflow", "reject-publish"}},
-          .numberArguments = {{"x-delivery-limit", topology.deliveryLimit}}};
+          .numberArguments = {{"x-delivery-limit", topology.deliveryLimit}},
+          .singleActiveConsumer = topology.partitions > 0};
+}
+
+void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
+  const std::string byLane = topology.queue + ".partitions";
+  const std::string withoutLane = topology.queue + ".unkeyed";
+  const auto queues = topology.queues();
+  connection.declareExchange(withoutLane, "fanout", "");
+  connection.declareExchange(byLane, "headers", withoutLane);
+  connection.bindQueue(queues.front(), withoutLane, "");
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const auto& queue = queues[static_cast<std::size_t>(lane) % queues.size()];
+    connection.bindQueue(queue, byLane, std::to_string(lane),
+                         {{"x-match", "all"}, {kLaneHeader, std::to_string(lane)}});
+  }
+  // Last, so that nothing arrives before there is a place for it.
+  for (const std::string& pattern : topology.patterns) {
+    connection.bindExchange(byLane, topology.exchange, pattern);
+  }
 }
 
 void declareOrExplain(Connection& connection, const QueueSpec& queue) {
@@ -44,6 +63,13 @@ void declareOrExplain(Connection& connection, const QueueSpec& queue) {
 }
 
 }  // namespace
+
+std::vector<std::string> ConsumerTopology::queues() const {
+  if (partitions == 0) return {queue};
+  std::vector<std::string> names;
+  for (int i = 0; i < partitions; ++i) names.push_back(queue + ".p" + std::to_string(i));
+  return names;
+}
 
 void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing) {
   if (declareMissing) {
@@ -66,14 +92,22 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 void declare(Connection& connection, const ConsumerTopology& topology) {
   ensureExchange(connection, topology.exchange, true);
   declareOrExplain(connection, deadLetterSpec(topology));
-  declareOrExplain(connection, queueSpec(topology));
+  for (const std::string& queue : topology.queues()) {
+    declareOrExplain(connection, queueSpec(topology, queue));
+  }
+  if (topology.partitions > 0) {
+    bindPartitions(connection, topology);
+    return;
+  }
   for (const std::string& pattern : topology.patterns) {
     connection.bindQueue(topology.queue, topology.exchange, pattern);
   }
 }
 
 void check(Connection& connection, const ConsumerTopology& topology) {
-  for (const std::string& queue : {topology.queue, topology.deadLetterQueue()}) {
+  auto queues = topology.queues();
+  queues.push_back(topology.deadLetterQueue());
+  for (const std::string& queue : queues) {
     if (connection.queueExists(queue)) continue;
     throw ConfigError("queue '" + queue +
                       "' does not exist and declareTopology is off; ask the broker's operator");

@@ -9,13 +9,21 @@ namespace pillion::amqp {
 
 /// What a consumer needs at the broker: a durable topic exchange, a durable quorum queue bound to
 /// it, and a dead-letter queue beside it.
+///
+/// With partitions there are several such queues, each with one active consumer at a time. The
+/// topic exchange then feeds a headers exchange, `<queue>.partitions`, to which each queue is bound
+/// by the lanes that are its own; what has no lane goes through the fanout exchange
+/// `<queue>.unkeyed` to the first. Nothing of this needs a plugin.
 struct ConsumerTopology {
   std::string exchange;
   std::string queue;
   std::vector<std::string> patterns;
   int deliveryLimit = 0;
+  int partitions = 0;  // 0: not partitioned
 
   [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
+  /// The queues that are consumed from.
+  [[nodiscard]] std::vector<std::string> queues() const;
 };
 
 /// Declares the durable topic exchange; where the user may not, or `declareMissing` is off, only

@@ -70,6 +70,14 @@ void checkData(const Event& event, std::size_t maxPayload) {
   if (isTooDeep(bytes)) {
     throw InvalidEvent("data", "is nested deeper than " + std::to_string(kJsonDepth) + " levels");
   }
+  const JsonShape shape = shapeOf(bytes);
+  if (shape.values > kJsonValues) {
+    throw InvalidEvent("data", "holds about " + std::to_string(shape.values) +
+                                   " JSON values; the limit is " + std::to_string(kJsonValues));
+  }
+  if (hasRepeatedNames(event.data(), shape)) {
+    throw InvalidEvent("data", "has a JSON object in which a name occurs twice");
+  }
 }
 
 void checkTime(std::string_view field, Event::Time time) {
@@ -83,17 +91,21 @@ void checkTime(std::string_view field, Event::Time time) {
 }  // namespace
 
 /// W3C Trace Context 3.2.2: version "-" trace-id "-" parent-id "-" flags.
+bool isTraceParent(std::string_view parent) {
+  return parent.size() == 55 && parent[2] == '-' && parent[35] == '-' && parent[52] == '-' &&
+         isLowerHex(parent.substr(0, 2)) && isLowerHex(parent.substr(3, 32)) &&
+         isLowerHex(parent.substr(36, 16)) && isLowerHex(parent.substr(53, 2));
+}
+
+bool isTraceState(std::string_view state) {
+  return state.size() <= EventLimits::kTraceState && isUtf8Text(state);
+}
+
 void checkTrace(std::string_view parent, std::string_view state) {
-  if (!parent.empty()) {
-    const bool shaped = parent.size() == 55 && parent[2] == '-' && parent[35] == '-' &&
-                        parent[52] == '-' && isLowerHex(parent.substr(0, 2)) &&
-                        isLowerHex(parent.substr(3, 32)) && isLowerHex(parent.substr(36, 16)) &&
-                        isLowerHex(parent.substr(53, 2));
-    if (!shaped) {
-      throw InvalidEvent("traceparent", "is " + std::to_string(parent.size()) +
-                                            " bytes and not of the form 00-<32 hex>-<16 hex>-<2 "
-                                            "hex> (W3C Trace Context)");
-    }
+  if (!parent.empty() && !isTraceParent(parent)) {
+    throw InvalidEvent("traceparent", "is " + std::to_string(parent.size()) +
+                                          " bytes and not of the form 00-<32 hex>-<16 hex>-<2 "
+                                          "hex> (W3C Trace Context)");
   }
   checkText("tracestate", state, EventLimits::kTraceState);
 }
@@ -115,6 +127,52 @@ bool isTooDeep(std::string_view json) {
     }
   }
   return false;
+}
+
+JsonShape shapeOf(std::string_view json) {
+  JsonShape shape;
+  shape.values = 1;
+  bool inText = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (inText) {
+      if (c == '\\') ++i;
+      if (c == '"') inText = false;
+      continue;
+    }
+    switch (c) {
+      case '"':
+        inText = true;
+        break;
+      case '[':
+      case '{':
+      case ',':
+        ++shape.values;
+        break;
+      case ':':
+        ++shape.members;
+        break;
+      default:
+        break;
+    }
+  }
+  return shape;
+}
+
+namespace {
+
+std::size_t membersOf(const nlohmann::json& value) {
+  std::size_t members = value.is_object() ? value.size() : 0;
+  if (value.is_structured()) {
+    for (const auto& inner : value) members += membersOf(inner);
+  }
+  return members;
+}
+
+}  // namespace
+
+bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape) {
+  return membersOf(parsed) != shape.members;
 }
 
 bool isReservedHeader(std::string_view name) {

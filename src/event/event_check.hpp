@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <nlohmann/json.hpp>
 #include <pillion/event.hpp>
 
 namespace pillion {
@@ -11,6 +12,10 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
 
 /// Holds a trace to the form of W3C Trace Context; empty is none.
 void checkTrace(std::string_view traceparent, std::string_view tracestate);
+
+/// The same as questions, for a trace that came with a message.
+bool isTraceParent(std::string_view traceparent);
+bool isTraceState(std::string_view tracestate);
 
 /// Is this a header name that Pillion or the broker uses itself?
 bool isReservedHeader(std::string_view name);
@@ -25,6 +30,22 @@ inline constexpr std::size_t kJsonDepth = 256;
 /// Is this JSON text nested deeper than kJsonDepth? Looks at brackets only, so that it can be asked
 /// before anything is parsed.
 bool isTooDeep(std::string_view json);
+
+/// Most values in one JSON text. Each takes some 40 bytes when it is parsed, whatever it takes as
+/// text: `[[],[],…]` of 16 MiB would need half a gigabyte.
+inline constexpr std::size_t kJsonValues = 1'000'000;
+
+/// What can be counted without parsing: values (at least so many as there are) and members of
+/// objects.
+struct JsonShape {
+  std::size_t values = 0;
+  std::size_t members = 0;
+};
+JsonShape shapeOf(std::string_view json);
+
+/// Does an object of it hold a name twice? Readers disagree about which of the two counts (RFC
+/// 8259, section 4). `shape` is that of the text it was parsed from.
+bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape);
 
 /// Strictly UTF-8 (RFC 3629), without the NUL that PostgreSQL's text refuses.
 bool isUtf8Text(std::string_view text);

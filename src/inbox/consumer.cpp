@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <mutex>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
@@ -19,20 +20,34 @@
 namespace pillion {
 namespace {
 
-/// 255 bytes of a queue's name, less the ending of its dead-letter queue.
+/// 255 bytes of a name, less the longest ending that is put to it: `.dead`, or `.partitions`.
 constexpr std::size_t kQueueName = 250;
+constexpr std::size_t kPartitionedQueueName = 244;
+/// A query that was cancelled ends at once, and with it most handlers.
+constexpr std::chrono::milliseconds kAfterCancel{1'000};
 
 void require(bool holds, const std::string& problem) {
   if (!holds) throw ConfigError(problem);
 }
 
+void validate(const RetryPolicy& retry) {
+  require(retry.maxAttempts > 0, "consumer option retry.maxAttempts must be above zero");
+  require(retry.first > std::chrono::milliseconds(0),
+          "consumer option retry.first must be above zero");
+  require(retry.most >= retry.first, "consumer option retry.most must not be below retry.first");
+  require(retry.factor >= 1, "consumer option retry.factor must be 1 or more");
+  require(retry.jitter >= 0 && retry.jitter <= 1,
+          "consumer option retry.jitter must be from 0 to 1");
+}
+
 void validate(const std::string& queue, const std::vector<std::string>& patterns,
               const ConsumerOptions& options) {
   amqp::requireValid(options.broker);
-  require(options.retry.first > std::chrono::milliseconds(0),
-          "consumer option retry.first must be above zero");
-  require(!queue.empty() && queue.size() <= kQueueName,
-          "queue name of " + std::to_string(queue.size()) + " bytes: 1 to 250 are needed");
+  validate(options.retry);
+  const std::size_t most = options.partitions > 0 ? kPartitionedQueueName : kQueueName;
+  require(!queue.empty() && queue.size() <= most, "queue name of " + std::to_string(queue.size()) +
+                                                      " bytes: 1 to " + std::to_string(most) +
+                                                      " are needed");
   require(!patterns.empty(), "consumer '" + queue + "' has no topic pattern to subscribe to");
   for (const std::string& pattern : patterns) {
     require(!pattern.empty() && pattern.size() <= EventLimits::kShortString,
@@ -40,7 +55,17 @@ void validate(const std::string& queue, const std::vector<std::string>& patterns
   }
   require(options.prefetch > 0, "consumer option prefetch must be above zero");
   require(options.deliveryLimit > 0, "consumer option deliveryLimit must be above zero");
-  require(options.retry.maxAttempts > 0, "consumer option retry.maxAttempts must be above zero");
+  require(
+      options.workers > 0 && options.workers <= 1'000,
+      "consumer option workers is " + std::to_string(options.workers) + "; 1 to 1000 are possible");
+  require(options.batchEvents > 0, "consumer option batchEvents must be above zero");
+  require(options.partitions >= 0 && options.partitions <= amqp::kLanes,
+          "consumer option partitions is " + std::to_string(options.partitions) +
+              "; 0 to 64 are possible");
+  require(options.slowHandler > std::chrono::milliseconds(0),
+          "consumer option slowHandler must be above zero");
+  require(options.stopTimeout > std::chrono::milliseconds(0),
+          "consumer option stopTimeout must be above zero");
   const auto days = std::chrono::duration_cast<std::chrono::days>(options.dedupeWindow);
   require(days >= std::chrono::days(1) && options.dedupeWindow <= std::chrono::days(20),
           "consumer option dedupeWindow is " + std::to_string(options.dedupeWindow.count()) +
@@ -49,31 +74,86 @@ void validate(const std::string& queue, const std::vector<std::string>& patterns
 
 }  // namespace
 
-struct EventConsumer::State {
+/// Shared with its threads, since one that a handler never returns to is left behind by stop().
+struct EventConsumer::State : std::enable_shared_from_this<EventConsumer::State> {
   ConsumerOptions options;
   amqp::ConsumerTopology topology;
   inbox::HandlerTable handlers;
   inbox::Counters counters;
-  base::WakeEvent wake;
-  inbox::DeliveryQueue queue{wake};
 
-  std::mutex mutex;  // start and stop
-  std::unique_ptr<inbox::Worker> worker;
-  std::unique_ptr<inbox::Subscription> subscription;
-  std::jthread workerThread;
+  /// From a start() to the stop() after it.
+  struct Run {
+    explicit Run(State& state)
+        : shared{state.options, state.topology.queue, state.handlers, queue, state.counters, watch,
+                 nextLook},
+          subscription(state.options.broker, state.topology, state.options, queue, wake,
+                       state.counters, watch) {
+      for (int i = 0; i < state.options.workers; ++i) {
+        workers.push_back(std::make_unique<inbox::Worker>(shared));
+      }
+    }
+
+    base::WakeEvent wake;
+    inbox::DeliveryQueue queue{wake};
+    inbox::HandlerWatch watch;
+    inbox::NextLook nextLook;
+    inbox::Shared shared;
+    std::vector<std::unique_ptr<inbox::Worker>> workers;
+    inbox::Subscription subscription;
+  };
+
+  std::mutex mutex;             // start and stop
+  mutable std::mutex runMutex;  // who replaces or looks at `run`
+  std::shared_ptr<Run> run;
+  std::vector<std::jthread> workerThreads;
   std::jthread brokerThread;
-  bool started = false;
 
   void startThreads() {
-    workerThread = std::jthread([this](const std::stop_token& stop) { worker->serve(stop); });
-    brokerThread = std::jthread([this](const std::stop_token& stop) {
-      const std::stop_callback wakeUp(stop, [this] { wake.signal(); });
-      subscription->serve(stop);
+    for (std::size_t i = 0; i < run->workers.size(); ++i) {
+      // The thread owns what it uses: also the handlers and options, in the state.
+      workerThreads.emplace_back(
+          [self = shared_from_this(), mine = run, i](const std::stop_token& stop) mutable {
+            mine->workers[i]->serve(stop);
+          });
+    }
+    brokerThread = std::jthread([mine = run](const std::stop_token& stop) {
+      const std::stop_callback wakeUp(stop, [&mine] { mine->wake.signal(); });
+      mine->subscription.serve(stop);
     });
+  }
+
+  [[nodiscard]] bool awaitWorkers(std::chrono::milliseconds limit) const {
+    const auto end = base::systemClock().boot() + limit;
+    while (!std::ranges::all_of(run->workers, [](const auto& one) { return one->ended(); })) {
+      if (base::systemClock().boot() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return true;
+  }
+
+  /// The workers first: the broker's thread still has to send the acks of what they finish.
+  void stopWorkers() {
+    for (auto& thread : workerThreads) thread.request_stop();
+    if (!awaitWorkers(options.stopTimeout)) {
+      run->watch.abandon();
+      for (auto& worker : run->workers) worker->cancelQuery();
+      if (!awaitWorkers(kAfterCancel)) leaveBehind();
+    }
+    workerThreads.clear();  // joins those that are not left behind
+  }
+
+  void leaveBehind() {
+    for (std::size_t i = 0; i < workerThreads.size(); ++i) {
+      if (!run->workers[i]->ended()) workerThreads[i].detach();
+    }
+    const auto hanging = run->watch.oldest();
+    logger()->error(
+        "consumer '{}' stops while a handler still runs: event {} ({}); it is delivered again",
+        topology.queue, hanging ? hanging->eventId : "", hanging ? hanging->type : "");
   }
 };
 
-EventConsumer::EventConsumer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+EventConsumer::EventConsumer(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 EventConsumer::~EventConsumer() {
   stop();
@@ -87,12 +167,13 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
       options.queue.empty() ? service + "." + options.subscription : options.queue;
   validate(queue, patterns, options);
   postgres::quoteIdentifier(postgres::schemaOf(options.database));
-  auto state = std::make_unique<State>();
+  auto state = std::make_shared<State>();
   state->topology.exchange =
       base::configured(options.broker.exchange, "PILLION_EXCHANGE", "pillion.events");
   state->topology.queue = queue;
   state->topology.patterns = std::move(patterns);
   state->topology.deliveryLimit = options.deliveryLimit;
+  state->topology.partitions = options.partitions;
   state->options = std::move(options);
   return std::unique_ptr<EventConsumer>(new EventConsumer(std::move(state)));
 }
@@ -104,23 +185,22 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
 
 void EventConsumer::addHandler(std::string type, Handler handler) {
   const std::scoped_lock lock(state_->mutex);
-  require(!state_->started, "onEvent('" + type + "') comes after start()");
+  require(!state_->run, "onEvent('" + type + "') comes after start()");
   state_->handlers.add(std::move(type), std::move(handler));
 }
 
 void EventConsumer::start() {
   State& state = *state_;
   const std::scoped_lock lock(state.mutex);
-  if (state.started) return;
-  state.worker = std::make_unique<inbox::Worker>(state.options, state.topology.queue,
-                                                 state.handlers, state.queue, state.counters);
-  state.subscription = std::make_unique<inbox::Subscription>(state.options.broker, state.topology,
-                                                             state.options.prefetch, state.queue,
-                                                             state.wake, state.counters);
-  state.worker->open();
-  state.subscription->open();
+  if (state.run) return;
+  auto run = std::make_shared<State::Run>(state);
+  for (auto& worker : run->workers) worker->open();
+  run->subscription.open();
+  {
+    const std::scoped_lock looking(state.runMutex);
+    state.run = std::move(run);
+  }
   state.startThreads();
-  state.started = true;
   logger()->info("consumer '{}' is subscribed to '{}'", state.topology.queue,
                  state.topology.exchange);
 }
@@ -128,15 +208,12 @@ void EventConsumer::start() {
 void EventConsumer::stop() {
   State& state = *state_;
   const std::scoped_lock lock(state.mutex);
-  if (!state.started) return;
-  // The worker first: the broker's thread still has to send the ack of what it finishes.
-  state.workerThread.request_stop();
-  state.workerThread.join();
+  if (!state.run) return;
+  state.stopWorkers();
   state.brokerThread.request_stop();
   state.brokerThread.join();
-  state.worker.reset();
-  state.subscription.reset();
-  state.started = false;
+  const std::scoped_lock looking(state.runMutex);
+  state.run.reset();
 }
 
 ConsumerStats EventConsumer::stats() const {
@@ -147,7 +224,12 @@ ConsumerStats EventConsumer::stats() const {
   stats.duplicates = counters.duplicates;
   stats.ignored = counters.ignored;
   stats.failed = counters.failed;
+  stats.parked = counters.parked;
+  stats.held = counters.held;
+  stats.discarded = counters.discarded;
   stats.deadLettered = counters.deadLettered;
+  const std::scoped_lock lock(state_->runMutex);
+  if (state_->run) stats.longestRunning = state_->run->watch.longest();
   return stats;
 }
 

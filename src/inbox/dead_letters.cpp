@@ -5,7 +5,6 @@
 #include <pillion/event.hpp>
 #include <utility>
 
-#include "base/failpoint.hpp"
 #include "event/event_check.hpp"
 #include "event/timestamp.hpp"
 
@@ -30,7 +29,10 @@ amqp::Message deadLetter(const amqp::Delivery& delivery, const DeadLetterReason&
   amqp::Message copy = delivery.message;
   std::size_t total = 0;
   std::erase_if(copy.headers, [&](const auto& header) {
-    if (header.first.starts_with("x-") || header.first.starts_with("pillion-dead-")) return true;
+    if (header.first.starts_with("x-") || header.first.starts_with("pillion-dead-") ||
+        header.first.starts_with("pillion-original-") || header.first == "pillion-outside-window") {
+      return true;
+    }
     total += header.first.size() + header.second.size() + kHeaderOverhead;
     return total > EventLimits::kHeaders;
   });
@@ -40,9 +42,18 @@ amqp::Message deadLetter(const amqp::Delivery& delivery, const DeadLetterReason&
   add("pillion-dead-reason", reason.reason);
   add("pillion-dead-error", shortened(reason.error, kErrorBytes));
   add("pillion-dead-attempts", std::to_string(reason.attempts));
-  add("pillion-dead-at", toRfc3339(base::systemClock().wall()));
-  add("pillion-dead-exchange", delivery.exchange);
-  add("pillion-dead-routing-key", delivery.message.routingKey);
+  const std::string now = toRfc3339(base::systemClock().wall());
+  add("pillion-dead-first-at", reason.firstFailedAt.empty() ? now : reason.firstFailedAt);
+  add("pillion-dead-at", reason.lastFailedAt.empty() ? now : reason.lastFailedAt);
+  // One that was redriven came from the queue's own name; where it was published first is told.
+  const auto origin = [&](const char* header, const std::string& otherwise) {
+    const std::string* first = amqp::findHeader(delivery.message, header);
+    return first != nullptr ? *first : otherwise;
+  };
+  add("pillion-dead-exchange", origin("pillion-original-exchange", delivery.exchange));
+  add("pillion-dead-routing-key",
+      origin("pillion-original-routing-key", delivery.message.routingKey));
+  add("pillion-dead-queue", delivery.queue);
   copy.routingKey = queue;
   return copy;
 }
@@ -71,7 +82,6 @@ void DeadLetters::send(const amqp::Delivery& delivery, const DeadLetterReason& r
       throw BrokerError("the dead-letter queue '" + queue_ + "' takes no message; does it exist?");
     }
     lastUse_ = base::systemClock().boot();
-    PILLION_FAILPOINT("delivery.deadLettered");
   } catch (const Error&) {
     connection_.reset();
     throw;

@@ -14,6 +14,8 @@ struct DeadLetterReason {
   std::string reason;  // one word
   std::string error;   // at most a line; no payload
   int attempts = 0;
+  std::string firstFailedAt = {};  // RFC 3339; empty: now
+  std::string lastFailedAt = {};
 };
 
 /// Where dead letters go: narrow, so that a simulator can stand in for it.

@@ -1,10 +1,16 @@
 #pragma once
 
+#include <pillion/consumer.hpp>
+#include <span>
+#include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "inbox/dead_letters.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
+#include "inbox/handler_watch.hpp"
 #include "inbox/inbox.hpp"
 
 namespace pillion::inbox {
@@ -14,15 +20,66 @@ enum class Outcome {
   Applied,       ///< effects and id committed together
   Duplicate,     ///< the id was there already
   Ignored,       ///< no handler for the type
+  Parked,        ///< its handler failed: in the database, with its id, until its next attempt
+  Held,          ///< in the database behind a parked event of its key
+  Discarded,     ///< outside the dedupe window, and the policy is to forget such events
   DeadLettered,  ///< can never be applied; a copy is in the dead-letter queue
 };
 
-/// One attempt at one delivery: decode, claim, handle, commit, ack.
+/// A batch ended at one of its deliveries; nothing of it was committed. Alone, that delivery is to
+/// be parked or, when it is no event at all, dead-lettered.
+class BatchStopped : public std::runtime_error {
+ public:
+  BatchStopped(std::size_t index, Failure failure, bool isEvent)
+      : std::runtime_error(failure.error),
+        index_(index),
+        failure_(std::move(failure)),
+        isEvent_(isEvent) {}
+  [[nodiscard]] std::size_t index() const { return index_; }
+  [[nodiscard]] const Failure& failure() const { return failure_; }
+  /// False: no event, or one whose id says nothing any more. It has never been claimed.
+  [[nodiscard]] bool isEvent() const { return isEvent_; }
+
+ private:
+  std::size_t index_;
+  Failure failure_;
+  bool isEvent_;
+};
+
+/// What a delivery is handled with.
+struct Handling {
+  const HandlerTable& handlers;
+  Inbox& inbox;
+  DeliveryQueue& queue;
+  HandlerWatch& watch;
+  ParkedPolicy parked = ParkedPolicy::Hold;
+  OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
+};
+
+/// One attempt at some deliveries, in one transaction: decode, claim, handle, commit, ack. Returns
+/// an outcome for each.
 ///
-/// Throws HandlerFailed when another attempt may do better, and DatabaseError or BrokerError when a
-/// server is away. Nothing was acked then, and nothing was committed unless the error is in doubt;
-/// the same delivery is to be tried again, and the inbox decides.
-Outcome attemptDelivery(const Job& job, const HandlerTable& handlers, Inbox& inbox,
-                        DeadLetterSink& deadLetters, DeliveryQueue& queue);
+/// Throws BatchStopped, and DatabaseError when the database is away. Nothing was acked then, and
+/// nothing was committed unless the error is in doubt; the same deliveries are to be tried again,
+/// and the inbox decides.
+std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with);
+
+/// Parks one event whose handler failed, together with its id, and acks it. Duplicate when another
+/// instance has taken it meanwhile.
+Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,
+                   const Handling& with);
+
+/// Copies one that can never be applied to the dead-letter queue, and acks it.
+Outcome deadLetter(const Job& job, const Failure& failure, DeadLetterSink& deadLetters,
+                   const Handling& with);
+
+/// Decodes and runs the handler; BatchStopped (with index 0) or HandlerFailed. For parked events,
+/// too.
+void handleEvent(InboxTransaction& transaction, const Handler& handler, const Job& job,
+                 HandlerWatch& watch);
+
+/// Nothing between first and most that grows without end: `first * factor^(attempts - 1)`, at most
+/// `most`, shortened by up to `jitter` of it; `random` is from 0 to 1.
+std::chrono::milliseconds retryWait(const RetryPolicy& policy, int attempts, double random);
 
 }  // namespace pillion::inbox

@@ -2,11 +2,14 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <mutex>
-#include <optional>
 #include <stop_token>
+#include <string>
+#include <unordered_set>
+#include <variant>
 #include <vector>
 
 #include "amqp/channel.hpp"
@@ -14,14 +17,27 @@
 
 namespace pillion::inbox {
 
-/// A delivery and the channel it came on: its tag means nothing on the next one.
+/// A delivery, what is known of it without looking at its body, and the channel it came on: its tag
+/// means nothing on the next one.
 struct Job {
   amqp::Delivery delivery;
+  std::variant<amqp::Identity, amqp::Problem> identity;
   std::uint64_t channel = 0;
+
+  [[nodiscard]] const amqp::Identity* event() const {
+    return std::get_if<amqp::Identity>(&identity);
+  }
 };
 
-/// Where the thread that talks to the broker and the thread that runs the handlers meet. Bounded by
-/// the prefetch, since nothing leaves it before it is acked.
+/// What a worker takes at a time, at most; one larger delivery travels alone.
+struct BatchLimit {
+  std::size_t events = 1;
+  std::size_t bytes = 8U << 20;
+};
+
+/// Where the thread that talks to the broker and the threads that run the handlers meet, and where
+/// the order of a key is kept: while a worker has events of a key, no other gets any of it. Bounded
+/// by the prefetch, since nothing leaves it before it is acked.
 class DeliveryQueue {
  public:
   /// `toBroker` is raised when there is something for the broker's thread to do.
@@ -32,24 +48,39 @@ class DeliveryQueue {
   /// A new channel: what came on the old one and was not begun will be delivered again.
   void newChannel();
   void push(amqp::Delivery delivery);
-  /// Tags to be acked on the present channel.
-  std::vector<std::uint64_t> takeAcks();
+  struct Ack {
+    std::uint64_t tag = 0;
+    bool multiple = false;  // this one and all before
+  };
+  /// What is to be acked on the present channel.
+  std::vector<Ack> takeAcks();
 
-  // The handlers' thread.
+  // The handlers' threads.
 
-  /// The next job, or nothing after the limit or when stop was requested.
-  std::optional<Job> pop(std::chrono::milliseconds limit, const std::stop_token& stop);
+  /// The next deliveries, in their order; none after the limit or when stop was requested. Never
+  /// waits for more. When several workers are idle, they share what is there. Their keys belong to
+  /// the caller until `release`.
+  std::vector<Job> pop(const BatchLimit& limit, std::chrono::milliseconds wait,
+                       const std::stop_token& stop);
   void ack(const Job& job);
+  void release(const std::vector<Job>& jobs);
   /// Has the channel of this job been lost meanwhile?
   [[nodiscard]] bool stale(const Job& job) const;
 
  private:
+  enum class Tag : char { Open, Done, Acked };
+  std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share);
+
   base::WakeEvent& toBroker_;
   mutable std::mutex mutex_;
   std::condition_variable_any filled_;
   std::uint64_t channel_ = 0;  // guarded by mutex_, as all below
-  std::deque<amqp::Delivery> waiting_;
-  std::vector<std::uint64_t> acks_;
+  std::deque<Job> waiting_;
+  std::unordered_set<std::string> busyKeys_;
+  std::size_t idleWorkers_ = 0;
+  bool fresh_ = false;              // something came since a worker last found nothing to take
+  std::uint64_t firstOpenTag_ = 1;  // the tag of tags_.front()
+  std::deque<Tag> tags_;
 };
 
 }  // namespace pillion::inbox

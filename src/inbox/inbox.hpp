@@ -1,37 +1,88 @@
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <pillion/event.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "amqp/message.hpp"
+#include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
 
 namespace pillion::inbox {
 
-/// The handler did not get through: its effects are rolled back. The text holds no row values.
+/// Why an event was not applied.
+struct Failure {
+  std::string error;     // at most a line, without row values or payload
+  std::string verdict;   // not empty: never to be tried again; the reason in the dead letter
+  bool passing = false;  // a deadlock, a serialization failure: try again at once
+};
+
+/// The handler did not get through. Its transaction is of no more use.
 class HandlerFailed : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit HandlerFailed(Failure failure)
+      : std::runtime_error(failure.error), failure_(std::move(failure)) {}
+  [[nodiscard]] const Failure& failure() const { return failure_; }
+
+ private:
+  Failure failure_;
 };
 
 /// What the inbox says of an id that was recorded, or was to be.
 enum class Claim {
   New,
-  Duplicate,  ///< the consumer has applied it already
+  Duplicate,  ///< the consumer has taken it already
   Forgotten,  ///< it is so old that it may have been applied and forgotten since
 };
 
-/// The transaction of one event. Without `commit` it is rolled back when it ends.
+/// An event in the service's database that is waiting for its next attempt.
+struct ParkedEvent {
+  std::int64_t seq = 0;
+  amqp::Identity identity;
+  Job job;           // its delivery, as it was
+  int attempts = 0;  // begun, the present one included
+  std::string verdict;
+  std::string error;
+  std::string firstFailedAt;  // RFC 3339; empty when it has only waited
+  std::string lastFailedAt;
+};
+
+/// One transaction. Without `commit` it is rolled back when it ends.
 class InboxTransaction {
  public:
+  using Wait = std::chrono::milliseconds;
+
   virtual ~InboxTransaction() = default;
-  /// Records the id. Waits for another transaction that is recording the same id. To be committed
-  /// only when it is New.
-  virtual Claim claim(const std::string& eventId) = 0;
-  /// Runs the handler in a savepoint. Throws HandlerFailed, or lets RejectEvent through.
+
+  /// Records the ids; one answer for each. Waits for others that are recording the same ones. To be
+  /// committed only when none is Forgotten.
+  virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events) = 0;
+  /// Runs the handler. Throws HandlerFailed.
   virtual void run(const Handler& handler, const Event& event) = 0;
-  /// Throws DatabaseError; when that is in doubt, ask the inbox again with a new transaction.
+  /// Parks the event if an earlier one of its key is parked; returns whether it did.
+  virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;
+  /// Parks the event after its first failed attempt.
+  virtual void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
+                    Wait wait) = 0;
+
+  // On a parked event.
+
+  /// False when somebody else has it, or has dealt with it.
+  virtual bool lock(const ParkedEvent& event) = 0;
+  /// It is done with; the next of its key is due. `forget`: as if it had never been taken.
+  virtual void unpark(const ParkedEvent& event, bool forget) = 0;
+  virtual void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) = 0;
+
+  /// Throws HandlerFailed when a handler has left the transaction in a state that cannot be
+  /// committed, or DatabaseError; when that is in doubt, ask the inbox again with a new
+  /// transaction.
   virtual void commit() = 0;
 };
 
@@ -46,6 +97,12 @@ class Inbox {
   virtual std::unique_ptr<InboxTransaction> begin() = 0;
   /// Forgets what has left the dedupe window.
   virtual void forgetOld() = 0;
+
+  /// A parked event that is due, its attempt counted already: one that ends the process is found
+  /// out by its count. Nothing when none is due.
+  virtual std::optional<ParkedEvent> takeDue() = 0;
+  /// How long until the next is due, when there is one.
+  virtual std::optional<std::chrono::milliseconds> nextDueIn() = 0;
 };
 
 }  // namespace pillion::inbox

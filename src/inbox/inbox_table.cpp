@@ -1,8 +1,11 @@
 #include "inbox/inbox_table.hpp"
 
-#include <vector>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include "event/timestamp.hpp"
+#include "postgres/array.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
 
@@ -11,21 +14,56 @@ namespace {
 
 using postgres::execute;
 using postgres::inSchema;
+using postgres::textOf;
 
 constexpr int kDeleteBatch = 1'000;
 
 }  // namespace
 
 void prepareClaim(pqxx::connection& connection, const std::string& schema) {
-  // No conflict target: the parent of a ring has no constraint that could be named.
-  connection.prepare("pillion_claim",
-                     inSchema("insert into {schema}.inbox (consumer, event_id) values ($1::text,"
-                              " $2::text::uuid) on conflict do nothing",
-                              schema));
+  // No conflict target: the parent of a ring has no constraint that could be named. Sorted, so that
+  // two transactions with the same ids never wait for each other in a circle.
+  connection.prepare(
+      "pillion_claim",
+      inSchema("with taken as (insert into {schema}.inbox (consumer, event_id, source)"
+               " select $1::text, o.id, o.source"
+               " from unnest($2::text::uuid[], $3::text::text[]) as o(id, source)"
+               " where not exists (select 1 from {schema}.inbox_sourceless s"
+               " where s.consumer = $1::text and s.event_id = o.id)"
+               " order by o.id, o.source on conflict do nothing returning event_id, source)"
+               " select event_id, source, (select exists (select 1 from {schema}.inbox_parked p"
+               " where p.consumer = $1::text)) from taken",
+               schema));
 }
 
-bool claimId(pqxx::transaction_base& tx, const std::string& consumer, const std::string& eventId) {
-  return postgres::executePrepared(tx, "pillion_claim", {consumer, eventId}).affected_rows() == 1;
+Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
+                 std::span<const amqp::Identity* const> events) {
+  using postgres::arrayOf;
+  const auto taken = postgres::executePrepared(
+      tx, "pillion_claim",
+      {consumer, arrayOf(events, [](const auto* event) { return std::string_view(event->id); }),
+       arrayOf(events, [](const auto* event) { return std::string_view(event->source); })});
+  Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
+  if (taken.empty()) return claimed;
+  claimed.anyParked = textOf(taken[0][2]) == "t";
+  std::set<std::pair<std::string_view, std::string_view>> fresh;
+  for (const auto& row : taken) {
+    fresh.emplace(std::string_view(row[0].c_str(), row[0].size()),
+                  std::string_view(row[1].c_str(), row[1].size()));
+  }
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    claimed.isNew[i] = fresh.erase({events[i]->id, events[i]->source}) > 0;
+  }
+  return claimed;
+}
+
+void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
+              const std::string& eventId, const std::string& source) {
+  execute(tx,
+          inSchema("delete from {schema}.inbox where consumer = $1::text and event_id ="
+                   " $2::text::uuid and source = $3::text",
+                   schema),
+          {consumer, eventId, source});
 }
 
 namespace {
@@ -74,14 +112,18 @@ bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const 
 }
 
 bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, WallTime before) {
-  const auto deleted =
-      execute(tx,
-              inSchema("delete from {schema}.inbox_other where ctid = any(array(select ctid from"
-                       " {schema}.inbox_other where applied_at < $1::text::timestamptz limit "
-                       "$2::text::bigint))",
-                       schema),
-              {toRfc3339(before), std::to_string(kDeleteBatch)});
-  return deleted.affected_rows() == static_cast<std::size_t>(kDeleteBatch);
+  const auto erase = [&](const std::string& table, const std::string& time) {
+    const auto deleted = execute(
+        tx,
+        inSchema("delete from " + table + " where ctid = any(array(select ctid from " + table +
+                     " where " + time + " < $1::text::timestamptz limit $2::text::bigint))",
+                 schema),
+        {toRfc3339(before), std::to_string(kDeleteBatch)});
+    return deleted.affected_rows() == static_cast<std::size_t>(kDeleteBatch);
+  };
+  const bool moreOther = erase("{schema}.inbox_other", "applied_at");
+  const bool moreSourceless = erase("{schema}.inbox_sourceless", "moved_at");
+  return moreOther || moreSourceless;
 }
 
 }  // namespace pillion::inbox

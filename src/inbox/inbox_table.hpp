@@ -3,10 +3,13 @@
 #include <chrono>
 #include <cstdint>
 #include <pqxx/pqxx>
+#include <span>
 #include <string>
 #include <vector>
 
-// Every statement on the tables `inbox` and `inbox_horizon`.
+#include "amqp/message.hpp"
+
+// Every statement on the tables `inbox`, `inbox_sourceless` and `inbox_horizon`.
 
 namespace pillion::inbox {
 
@@ -19,8 +22,19 @@ inline constexpr std::chrono::milliseconds kChildSpan{std::int64_t{1} << 26};
 inline constexpr int kChildrenAhead = 2;
 
 void prepareClaim(pqxx::connection& connection, const std::string& schema);
-/// True when the id is new. Needs prepareClaim on the connection.
-bool claimId(pqxx::transaction_base& tx, const std::string& consumer, const std::string& eventId);
+
+/// Records ids with their sources, in one statement. Waits for other transactions that are
+/// recording the same ones. Needs prepareClaim on the connection.
+struct Claimed {
+  std::vector<bool> isNew;  // one per event; the second of two equal ones is not
+  bool anyParked = false;   // the consumer has parked events
+};
+Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
+                 std::span<const amqp::Identity* const> events);
+
+/// As if it had never been taken.
+void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
+              const std::string& eventId, const std::string& source);
 
 /// Events made before this have been forgotten.
 WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema);
@@ -38,7 +52,8 @@ std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now);
 /// it is empty already.
 bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old);
 
-/// Deletes ids of other versions than 7 that were applied before; at most one small batch. Returns
+/// Deletes ids that no child forgets by time (those of other versions than 7, and those recorded
+/// without a source), when they were recorded before; at most a small batch of each. Returns
 /// whether there may be more.
 bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, WallTime before);
 

@@ -7,7 +7,10 @@
 #include <pillion/log.hpp>
 #include <utility>
 
+#include "base/cause.hpp"
+#include "event/event_check.hpp"
 #include "event/event_id.hpp"
+#include "inbox/inbox_parked_table.hpp"
 #include "migrate/schema_check.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/statement.hpp"
@@ -32,55 +35,131 @@ class PostgresInboxTransaction : public InboxTransaction {
         now_(now),
         work_(connection) {}
 
-  Claim claim(const std::string& eventId) override {
-    Claim result = Claim::Duplicate;
-    postgres::guarded("recording an event in the inbox", [&] {
-      if (!claimId(work_, consumer_, eventId)) return;
-      result = isForgotten(eventId) ? Claim::Forgotten : Claim::New;
+  std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
+    std::vector<Claim> claims(events.size(), Claim::Duplicate);
+    postgres::guarded("recording events in the inbox", [&] {
+      const Claimed claimed = claimIds(work_, consumer_, events);
+      anyParked_ = claimed.anyParked;
+      for (std::size_t i = 0; i < events.size(); ++i) {
+        if (!claimed.isNew[i]) continue;
+        claims[i] = isForgotten(events[i]->id) ? Claim::Forgotten : Claim::New;
+      }
     });
-    return result;
+    return claims;
   }
 
   void run(const Handler& handler, const Event& event) override {
+    const base::CauseScope scope(causeOf(event));
     try {
-      // What the handler is given is a savepoint, so nothing it does to it ends the transaction
-      // that holds the inbox row. Committing it once more is a no-op; after an abort or a swallowed
-      // SQL error it throws.
-      pqxx::subtransaction savepoint{work_, "pillion_handler"};
-      postgres::ensureBegun(savepoint);
-      handler(event, savepoint);
-      savepoint.commit();
-    } catch (const RejectEvent&) {
+      handler(event, handlersTransaction());
+    } catch (const RejectEvent& rejected) {
       requireConnection();
-      throw;
+      throw HandlerFailed({postgres::firstLine(rejected.what()), "rejected"});
+    } catch (const pqxx::transaction_rollback& error) {  // no sql_error in libpqxx 6
+      requireConnection();
+      throw HandlerFailed({postgres::firstLine(error.what()), "", /*passing=*/true});
     } catch (const pqxx::sql_error& error) {
       requireConnection();
       requireServer(error);
-      throw HandlerFailed(withoutValues(error));
+      throw HandlerFailed({withoutValues(error), ""});
     } catch (const std::exception& error) {
       requireConnection();
-      throw HandlerFailed(postgres::firstLine(error.what()));
+      throw HandlerFailed({postgres::firstLine(error.what()), ""});
     } catch (...) {
       requireConnection();
-      throw HandlerFailed("an exception that is no std::exception");
+      throw HandlerFailed({"an exception that is no std::exception", ""});
     }
+  }
+
+  bool holdBack(const Job& job, const amqp::Identity& identity) override {
+    if (!anyParked_ || identity.key.empty()) return false;
+    bool held = false;
+    postgres::guarded("parking an event",
+                      [&] { held = insertBehind(current(), schema_, consumer_, job, identity); });
+    return held;
+  }
+
+  void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
+            Wait wait) override {
+    postgres::guarded("parking an event", [&] {
+      insertFailed(work_, schema_, consumer_, job, identity, failure, wait);
+    });
+  }
+
+  bool lock(const ParkedEvent& event) override {
+    bool locked = false;
+    postgres::guarded("locking a parked event", [&] { locked = lockTaken(work_, schema_, event); });
+    return locked;
+  }
+
+  void unpark(const ParkedEvent& event, bool forget) override {
+    postgres::guarded("removing a parked event", [&] {
+      removeParked(current(), schema_, consumer_, event);
+      if (!forget) return;
+      forgetId(current(), schema_, consumer_, event.identity.id, event.identity.source);
+    });
+  }
+
+  void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) override {
+    postgres::guarded("noting a failed attempt",
+                      [&] { noteFailure(work_, schema_, event, failure, wait); });
   }
 
   void commit() override {
     try {
+      if (savepoint_) savepoint_->commit();
       work_.commit();
     } catch (const pqxx::in_doubt_error&) {
       throw DatabaseError(DatabaseError::Kind::InDoubt, "PostgreSQL left a COMMIT unanswered");
     } catch (const pqxx::broken_connection& error) {
       throw DatabaseError(DatabaseError::Kind::Unavailable,
                           "PostgreSQL, committing: " + postgres::firstLine(error.what()));
-    } catch (const pqxx::failure& error) {
+    } catch (const pqxx::transaction_rollback& error) {
       requireConnection();
-      throw HandlerFailed(postgres::firstLine(error.what()));  // a deferred constraint, say
+      throw HandlerFailed({postgres::firstLine(error.what()), "", /*passing=*/true});
+    } catch (const pqxx::sql_error& error) {
+      requireConnection();
+      requireServer(error);
+      throw HandlerFailed({withoutValues(error), ""});
+    } catch (const std::exception& error) {  // aborted, or a deferred constraint, say
+      requireConnection();
+      throw HandlerFailed({postgres::firstLine(error.what()), ""});
     }
   }
 
  private:
+  /// What handlers are given is a savepoint, so nothing they do to it ends the transaction that
+  /// holds the inbox rows. Committing it once more is a no-op; after an abort or a swallowed SQL
+  /// error it throws. One for all handlers of a batch: each would cost two round trips.
+  Transaction& handlersTransaction() {
+    if (!savepoint_) {
+      savepoint_.emplace(work_, "pillion_handlers");
+      postgres::ensureBegun(*savepoint_);
+    }
+    return *savepoint_;
+  }
+
+  pqxx::dbtransaction& current() {
+    if (savepoint_) return *savepoint_;
+    return work_;
+  }
+
+  /// What is published by the handler follows from this event. A peer may have sent what no event
+  /// of ours may carry.
+  static base::Cause causeOf(const Event& event) {
+    base::Cause cause;
+    cause.eventId = event.id();
+    const std::string& correlation = event.correlationId();
+    const bool usable = !correlation.empty() && isUtf8Text(correlation) &&
+                        correlation.size() <= EventLimits::kShortString;
+    cause.correlationId = usable ? std::string_view(correlation) : cause.eventId;
+    if (isTraceParent(event.traceparent())) {
+      cause.traceparent = event.traceparent();
+      if (isTraceState(event.tracestate())) cause.tracestate = event.tracestate();
+    }
+    return cause;
+  }
+
   /// An exception may only be the echo of a lost connection, which is no failure of the handler.
   void requireConnection() const {
     if (connection_.is_open()) return;
@@ -108,14 +187,18 @@ class PostgresInboxTransaction : public InboxTransaction {
   bool isForgotten(const std::string& eventId) {
     const auto made = timeOfEventId(eventId);
     if (!made || *made > now_ - kSurelyRemembered) return false;
-    return *made < lockHorizon(work_, schema_);
+    if (!horizon_) horizon_ = lockHorizon(work_, schema_);
+    return *made < *horizon_;
   }
 
   pqxx::connection& connection_;
   const std::string& schema_;
   const std::string& consumer_;
   WallTime now_;
+  bool anyParked_ = true;
+  std::optional<WallTime> horizon_;
   pqxx::work work_;
+  std::optional<pqxx::subtransaction> savepoint_;  // ends before work_
 };
 
 }  // namespace
@@ -164,6 +247,33 @@ void PostgresInbox::forgetOld() {
     pqxx::nontransaction tx{*connection_};
     horizon_ = readHorizon(tx, schema_);
   });
+}
+
+std::optional<ParkedEvent> PostgresInbox::takeDue() {
+  std::optional<ParkedEvent> event;
+  postgres::guarded("looking for parked events", [&] {
+    pqxx::work tx{*connection_};
+    event = inbox::takeDue(tx, schema_, consumer_, Leases{});
+    tx.commit();
+  });
+  return event;
+}
+
+std::optional<std::chrono::milliseconds> PostgresInbox::nextDueIn() {
+  std::optional<std::chrono::milliseconds> next;
+  postgres::guarded("looking for parked events", [&] {
+    pqxx::nontransaction tx{*connection_};
+    next = inbox::nextDueIn(tx, schema_, consumer_);
+  });
+  return next;
+}
+
+void PostgresInbox::cancelQuery() noexcept {
+  try {
+    connection_->cancel_query();
+  } catch (const std::exception& error) {
+    logger()->warn("a query could not be cancelled: {}", postgres::firstLine(error.what()));
+  }
 }
 
 void PostgresInbox::truncate(const OldChild& old) {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <pillion/options.hpp>
 #include <pqxx/pqxx>
 #include <string>
@@ -22,6 +23,12 @@ class PostgresInbox : public Inbox {
   [[nodiscard]] bool remembers(const std::string& eventId) const override;
   std::unique_ptr<InboxTransaction> begin() override;
   void forgetOld() override;
+  std::optional<ParkedEvent> takeDue() override;
+  std::optional<std::chrono::milliseconds> nextDueIn() override;
+
+  /// Asks the server to give up what it is doing for this connection. The one call that another
+  /// thread may make.
+  void cancelQuery() noexcept;
 
  private:
   void truncate(const OldChild& old);

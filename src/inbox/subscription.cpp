@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
 #include <utility>
@@ -15,17 +16,25 @@ namespace {
 
 constexpr milliseconds kSettled{1'000};
 
+/// RabbitMQ counts a prefetch for each consumer of a channel by itself.
+std::uint16_t prefetchOfEach(const ConsumerOptions& options) {
+  const int queues = std::max(1, options.partitions);
+  return static_cast<std::uint16_t>(std::max(1, options.prefetch / queues));
+}
+
 }  // namespace
 
 Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
-                           std::uint16_t prefetch, DeliveryQueue& queue, base::WakeEvent& wake,
-                           Counters& counters)
+                           const ConsumerOptions& consumer, DeliveryQueue& queue,
+                           base::WakeEvent& wake, Counters& counters, HandlerWatch& watch)
     : options_(options),
       topology_(std::move(topology)),
-      prefetch_(prefetch),
+      prefetch_(prefetchOfEach(consumer)),
+      slowHandler_(consumer.slowHandler),
       queue_(queue),
       wake_(wake),
       counters_(counters),
+      watch_(watch),
       outage_("consumer '" + topology_.queue + "'"),
       backoff_(options.reconnectFirst, options.reconnectMost) {}
 
@@ -47,7 +56,7 @@ void Subscription::connect() {
     amqp::check(*fresh, topology_);
   }
   queue_.newChannel();
-  fresh->consume(topology_.queue, prefetch_);
+  for (const std::string& queue : topology_.queues()) fresh->consume(queue, prefetch_);
   connection_ = std::move(fresh);
   connectedAt_ = base::systemClock().boot();
 }
@@ -86,9 +95,10 @@ void Subscription::pump(const std::stop_token& stop) {
     }
     settle(false);
     sendAcks();
+    reportSlowHandlers();
   }
   sendAcks();
-  connection_->cancelConsumer();
+  for (const std::string& queue : topology_.queues()) connection_->cancelConsumer(queue);
   connection_->close();  // what was prefetched goes back to the queue
   connection_.reset();
 }
@@ -104,7 +114,14 @@ void Subscription::handle(amqp::Incoming incoming) {
 
 void Subscription::sendAcks() {
   wake_.take();
-  for (const std::uint64_t tag : queue_.takeAcks()) connection_->ack(tag);
+  for (const auto& [tag, multiple] : queue_.takeAcks()) connection_->ack(tag, multiple);
+}
+
+void Subscription::reportSlowHandlers() {
+  while (const auto slow = watch_.overdue(slowHandler_)) {
+    logger()->warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
+                   topology_.queue, slow->eventId, slow->type, slowHandler_.count());
+  }
 }
 
 void Subscription::pause(milliseconds limit, const std::stop_token& stop) {

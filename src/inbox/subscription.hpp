@@ -3,7 +3,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
-#include <pillion/options.hpp>
+#include <pillion/consumer.hpp>
 #include <stop_token>
 #include <string>
 
@@ -13,8 +13,9 @@
 #include "base/clock.hpp"
 #include "base/outage.hpp"
 #include "base/wake_event.hpp"
+#include "inbox/counters.hpp"
 #include "inbox/delivery_queue.hpp"
-#include "inbox/worker.hpp"
+#include "inbox/handler_watch.hpp"
 
 namespace pillion::inbox {
 
@@ -23,8 +24,8 @@ namespace pillion::inbox {
 class Subscription {
  public:
   Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
-               std::uint16_t prefetch, DeliveryQueue& queue, base::WakeEvent& wake,
-               Counters& counters);
+               const ConsumerOptions& consumer, DeliveryQueue& queue, base::WakeEvent& wake,
+               Counters& counters, HandlerWatch& watch);
 
   /// First contact with the broker; throws what waiting cannot heal.
   void open();
@@ -36,14 +37,17 @@ class Subscription {
   void pump(const std::stop_token& stop);
   void handle(amqp::Incoming incoming);
   void sendAcks();
+  void reportSlowHandlers();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
   BrokerOptions options_;
   amqp::ConsumerTopology topology_;
-  std::uint16_t prefetch_;
+  std::uint16_t prefetch_;  // of each of the queues
+  std::chrono::milliseconds slowHandler_;
   DeliveryQueue& queue_;
   base::WakeEvent& wake_;
   Counters& counters_;
+  HandlerWatch& watch_;
   std::unique_ptr<amqp::Connection> connection_;
   std::optional<base::Clock::Boot> connectedAt_;  // until the connection has shown that it holds
   base::Outage outage_;

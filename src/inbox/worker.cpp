@@ -2,10 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
-#include <utility>
 
+#include "event/event_id.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion::inbox {
@@ -15,20 +16,19 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kIdle{1'000};
 constexpr std::chrono::hours kForgetEvery{1};
+constexpr std::chrono::hours kWarnEvery{1};
+/// Deadlocks and serialization failures are nobody's fault, and gone when tried again.
+constexpr int kMostRepeats = 3;
 
 }  // namespace
 
-Worker::Worker(const ConsumerOptions& options, std::string consumer, const HandlerTable& handlers,
-               DeliveryQueue& queue, Counters& counters)
-    : options_(options),
-      consumer_(std::move(consumer)),
-      handlers_(handlers),
-      queue_(queue),
-      counters_(counters),
-      deadLetters_(options.broker, consumer_ + ".dead"),
-      outage_("consumer '" + consumer_ + "'"),
-      outageBackoff_(options.broker.reconnectFirst, options.broker.reconnectMost),
-      retryBackoff_(options.retry.first, options.retry.most, options.retry.factor) {}
+Worker::Worker(const Shared& shared)
+    : shared_(shared),
+      deadLetters_(shared.options.broker, shared.consumer + ".dead"),
+      retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook),
+      outage_("consumer '" + shared.consumer + "'"),
+      outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
+      batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
 void Worker::open() {
   try {
@@ -40,78 +40,166 @@ void Worker::open() {
 }
 
 void Worker::openInbox() {
-  inbox_ = std::make_unique<PostgresInbox>(options_.database, consumer_, options_.dedupeWindow);
+  auto fresh = std::make_unique<PostgresInbox>(shared_.options.database, shared_.consumer,
+                                               shared_.options.dedupeWindow);
+  const std::scoped_lock lock(inboxMutex_);
+  inbox_ = std::move(fresh);
+}
+
+void Worker::closeInbox() {
+  const std::scoped_lock lock(inboxMutex_);
+  inbox_.reset();
+}
+
+void Worker::cancelQuery() {
+  const std::scoped_lock lock(inboxMutex_);
+  if (inbox_) inbox_->cancelQuery();
+}
+
+Handling Worker::handling() {
+  if (!inbox_) openInbox();
+  return {.handlers = shared_.handlers,
+          .inbox = *inbox_,
+          .queue = shared_.queue,
+          .watch = shared_.watch,
+          .parked = shared_.options.parked,
+          .outsideWindow = shared_.options.outsideWindow};
 }
 
 void Worker::serve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    if (const auto job = queue_.pop(kIdle, stop)) finish(*job, stop);
+    const auto wait = std::min(kIdle, shared_.nextLook.left());
+    const auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
+    if (!jobs.empty()) finish(jobs, stop);
+    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling()); })) allIsWell();
     forgetOldWhenDue();
   }
+  ended_ = true;
 }
 
-void Worker::finish(const Job& job, const std::stop_token& stop) {
-  Progress progress;
-  retryBackoff_.reset();
-  while (!stop.stop_requested() && !queue_.stale(job)) {
-    if (attempt(job, progress, stop)) return;
+void Worker::finish(const std::vector<Job>& jobs, const std::stop_token& stop) {
+  warnOfWindow(jobs);
+  const auto start = base::systemClock().boot();
+  BatchPlan plan;
+  std::span<const Job> left(jobs);
+  while (!left.empty() && !stop.stop_requested() && !shared_.queue.stale(left.front())) {
+    left = left.subspan(advance(left, plan, stop));
   }
+  shared_.queue.release(jobs);
+  batchSize_.took(jobs.size(), base::systemClock().boot() - start);
 }
 
-bool Worker::attempt(const Job& job, Progress& progress, const std::stop_token& stop) {
+template <typename Work>
+bool Worker::guarded(const std::stop_token& stop, Work work) {
   try {
-    count(progress.giveUp ? giveUp(job, *progress.giveUp) : handle(job));
-    allIsWell();
+    work();
     return true;
-  } catch (const RejectEvent& rejected) {
-    allIsWell();
-    ++counters_.failed;
-    progress.giveUp = {"rejected", postgres::firstLine(rejected.what()), progress.failures + 1};
-    return false;
-  } catch (const HandlerFailed& failed) {
-    allIsWell();
-    noteFailure(job, progress, failed.what());
-    if (!progress.giveUp) pause(retryBackoff_.next(), stop);
-    return false;
   } catch (const BrokerError& error) {
     outage_.began(error);  // a dead letter could not be sent
   } catch (const Error& error) {
     outage_.began(error);
-    inbox_.reset();
+    closeInbox();
   } catch (const std::exception& error) {
-    logger()->error("consumer '{}' begins again after: {}", consumer_, error.what());
-    inbox_.reset();
+    logger()->error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
+    closeInbox();
   }
   pause(outageBackoff_.next(), stop);
   return false;
 }
 
+std::size_t Worker::advance(std::span<const Job> left, BatchPlan& plan,
+                            const std::stop_token& stop) {
+  std::size_t done = 0;
+  if (guarded(stop, [&] { done = attempt(left, plan); })) allIsWell();
+  return done;
+}
+
+/// The servers did what they were asked: only that ends an outage, not a connection that was
+/// opened.
 void Worker::allIsWell() {
   outage_.ended();
   outageBackoff_.reset();
 }
 
-Outcome Worker::handle(const Job& job) {
-  if (!inbox_) openInbox();
-  return attemptDelivery(job, handlers_, *inbox_, deadLetters_, queue_);
+std::size_t Worker::attempt(std::span<const Job> left, BatchPlan& plan) {
+  const std::size_t size = plan.size(left.size());
+  try {
+    for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
+    plan.succeeded();
+  } catch (const BatchStopped& stopped) {
+    if (size > 1) {
+      plan.stoppedAt(stopped.index());
+      return 0;
+    }
+    if (stopped.failure().passing && ++repeats_ <= kMostRepeats) return 0;
+    count(settle(left.front(), stopped));
+    plan.succeeded();
+  }
+  repeats_ = 0;
+  return size;
 }
 
-Outcome Worker::giveUp(const Job& job, const DeadLetterReason& reason) {
-  deadLetters_.send(job.delivery, reason);
-  queue_.ack(job);
-  logger()->error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",
-                  consumer_, job.delivery.message.messageId, reason.reason, reason.attempts);
-  return Outcome::DeadLettered;
+Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
+  if (!stopped.isEvent()) {
+    const Outcome outcome = deadLetter(job, stopped.failure(), deadLetters_, handling());
+    logger()->error("consumer '{}': message '{}' went to the dead-letter queue, {}: {}",
+                    shared_.consumer, job.event() != nullptr ? job.event()->id : "",
+                    stopped.failure().verdict, stopped.failure().error);
+    return outcome;
+  }
+  logger()->warn("consumer '{}': handler failed for event {} ({}), attempt 1 of {}: {}",
+                 shared_.consumer, job.event()->id, job.event()->type,
+                 shared_.options.retry.maxAttempts, stopped.failure().error);
+  const Failure failure = retrier_.judged(stopped.failure(), 1);
+  const auto wait = retrier_.waitAfter(1);
+  const Outcome outcome =
+      parkFailed(job, failure, failure.verdict.empty() ? wait : milliseconds(0), handling());
+  if (!failure.verdict.empty()) shared_.nextLook.within(milliseconds(0));
+  ++shared_.counters.failed;
+  return outcome;
 }
 
-void Worker::noteFailure(const Job& job, Progress& progress, const std::string& error) {
-  ++counters_.failed;
-  ++progress.failures;
-  logger()->warn("consumer '{}': handler failed for event {} ({}), attempt {} of {}: {}", consumer_,
-                 job.delivery.message.messageId, job.delivery.message.type, progress.failures,
-                 options_.retry.maxAttempts, error);
-  if (progress.failures < options_.retry.maxAttempts) return;
-  progress.giveUp = {"handler-failed", error, progress.failures};
+void Worker::count(Outcome outcome) {
+  Counters& counters = shared_.counters;
+  switch (outcome) {
+    case Outcome::Applied:
+      ++counters.applied;
+      return;
+    case Outcome::Duplicate:
+      ++counters.duplicates;
+      return;
+    case Outcome::Ignored:
+      ++counters.ignored;
+      return;
+    case Outcome::Parked:
+      ++counters.parked;
+      return;
+    case Outcome::Held:
+      ++counters.held;
+      return;
+    case Outcome::Discarded:
+      ++counters.discarded;
+      return;
+    case Outcome::DeadLettered:
+      ++counters.deadLettered;
+      return;
+  }
+}
+
+/// The queue is in order of time, so the first of a batch is about the oldest there is.
+void Worker::warnOfWindow(const std::vector<Job>& jobs) {
+  const amqp::Identity* event = jobs.front().event();
+  const auto made = event != nullptr ? timeOfEventId(event->id) : std::nullopt;
+  const auto& clock = base::systemClock();
+  if (!made || clock.wall() - *made < shared_.options.dedupeWindow * 3 / 4) return;
+  if (lastWarned_.count() > 0 && clock.boot() - lastWarned_ < kWarnEvery) return;
+  lastWarned_ = clock.boot();
+  logger()->warn(
+      "consumer '{}': event {} is {} hours old, and the dedupe window is {} hours; what is older "
+      "than that is not applied",
+      shared_.consumer, event->id,
+      std::chrono::duration_cast<std::chrono::hours>(clock.wall() - *made).count(),
+      shared_.options.dedupeWindow.count());
 }
 
 void Worker::forgetOldWhenDue() {
@@ -120,29 +208,9 @@ void Worker::forgetOldWhenDue() {
   lastForgot_ = now;
   try {
     inbox_->forgetOld();
-  } catch (const Error& error) {
-    outage_.began(error);
-    inbox_.reset();
-  } catch (const std::exception& error) {
-    logger()->error("consumer '{}' begins again after: {}", consumer_, error.what());
-    inbox_.reset();
-  }
-}
-
-void Worker::count(Outcome outcome) {
-  switch (outcome) {
-    case Outcome::Applied:
-      ++counters_.applied;
-      return;
-    case Outcome::Duplicate:
-      ++counters_.duplicates;
-      return;
-    case Outcome::Ignored:
-      ++counters_.ignored;
-      return;
-    case Outcome::DeadLettered:
-      ++counters_.deadLettered;
-      return;
+  } catch (const Error& error) {  // space waits, delivery does not
+    logger()->warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
+    if (error.connectionLost()) closeInbox();
   }
 }
 

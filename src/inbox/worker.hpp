@@ -1,76 +1,87 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
-#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <pillion/consumer.hpp>
+#include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "base/backoff.hpp"
 #include "base/outage.hpp"
+#include "inbox/batch_plan.hpp"
+#include "inbox/counters.hpp"
 #include "inbox/dead_letters.hpp"
 #include "inbox/delivery.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
+#include "inbox/handler_watch.hpp"
 #include "inbox/postgres_inbox.hpp"
+#include "inbox/retrier.hpp"
 
 namespace pillion::inbox {
 
-/// Written by the consumer's threads, read by any.
-struct Counters {
-  std::atomic<std::uint64_t> delivered{0};
-  std::atomic<std::uint64_t> applied{0};
-  std::atomic<std::uint64_t> duplicates{0};
-  std::atomic<std::uint64_t> ignored{0};
-  std::atomic<std::uint64_t> failed{0};
-  std::atomic<std::uint64_t> deadLettered{0};
+/// What the workers of a consumer share; outlives them.
+struct Shared {
+  const ConsumerOptions& options;
+  std::string consumer;
+  const HandlerTable& handlers;
+  DeliveryQueue& queue;
+  Counters& counters;
+  HandlerWatch& watch;
+  NextLook& nextLook;
 };
 
-/// The thread that runs the handlers: one delivery after the other, each as often as it takes.
+/// A thread that runs handlers: batch after batch, each as often as it takes, and parked events
+/// when they are due.
 class Worker {
  public:
-  Worker(const ConsumerOptions& options, std::string consumer, const HandlerTable& handlers,
-         DeliveryQueue& queue, Counters& counters);
+  explicit Worker(const Shared& shared);
 
   /// First contact with the database; throws what waiting cannot heal.
   void open();
   void serve(const std::stop_token& stop);
 
+  /// From another thread: ends a query that a handler waits for.
+  void cancelQuery();
+  [[nodiscard]] bool ended() const { return ended_; }
+
  private:
   void openInbox();
-  /// Until the delivery is acked, its channel is lost, or stop is requested.
-  void finish(const Job& job, const std::stop_token& stop);
-  struct Progress {
-    int failures = 0;
-    std::optional<DeadLetterReason> giveUp;  // decided: only the dead letter is still to be sent
-  };
-  /// Returns whether the delivery is dealt with; otherwise it has waited.
-  bool attempt(const Job& job, Progress& progress, const std::stop_token& stop);
-  Outcome handle(const Job& job);
-  Outcome giveUp(const Job& job, const DeadLetterReason& reason);
-  void noteFailure(const Job& job, Progress& progress, const std::string& error);
-  /// The database did what it was asked: only that ends an outage, not a connection that was
-  /// opened.
-  void allIsWell();
+  void closeInbox();
+  /// Until each delivery is dealt with, their channel is lost, or stop is requested.
+  void finish(const std::vector<Job>& jobs, const std::stop_token& stop);
+  /// Tries the first few of those that are left. Returns how many of them are dealt with.
+  std::size_t advance(std::span<const Job> left, BatchPlan& plan, const std::stop_token& stop);
+  std::size_t attempt(std::span<const Job> left, BatchPlan& plan);
+  /// What becomes of one that stopped its batch when it was alone.
+  Outcome settle(const Job& job, const BatchStopped& stopped);
+  /// Runs it; false after an outage, for which it has waited.
+  template <typename Work>
+  bool guarded(const std::stop_token& stop, Work work);
+  [[nodiscard]] Handling handling();
   void count(Outcome outcome);
+  void warnOfWindow(const std::vector<Job>& jobs);
   void forgetOldWhenDue();
+  void allIsWell();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
-  ConsumerOptions options_;
-  std::string consumer_;
-  const HandlerTable& handlers_;
-  DeliveryQueue& queue_;
-  Counters& counters_;
+  const Shared& shared_;
   DeadLetters deadLetters_;
+  Retrier retrier_;
+  std::mutex inboxMutex_;  // for cancelQuery: held while inbox_ is replaced
   std::unique_ptr<PostgresInbox> inbox_;
   base::Outage outage_;
   base::Backoff outageBackoff_;
-  base::Backoff retryBackoff_;
+  BatchSize batchSize_;
+  int repeats_ = 0;  // of one event that failed in passing
   base::Clock::Boot lastForgot_{0};
+  base::Clock::Boot lastWarned_{0};
+  std::atomic<bool> ended_{false};
   std::mutex pauseMutex_;
   std::condition_variable_any pauseEnd_;
 };

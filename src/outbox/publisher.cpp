@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/cause.hpp"
 #include "event/event_check.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/scheduled_table.hpp"
@@ -86,33 +87,43 @@ struct EventPublisher::State {
   std::mutex ownMutex;
   std::unique_ptr<pqxx::connection> own;  // guarded by ownMutex
 
-  /// Checks all before anything is sent. Returns the traces to be written.
-  [[nodiscard]] std::vector<TraceContext> check(std::span<const Event> events) const {
-    std::vector<TraceContext> traces;
-    traces.reserve(events.size());
+  /// Checks all before anything is sent. Returns the origins to be written.
+  [[nodiscard]] std::vector<outbox::Origin> check(std::span<const Event> events) const {
+    std::vector<outbox::Origin> origins;
+    origins.reserve(events.size());
     for (const Event& event : events) {
-      checkEvent(event, sourceOf(event), options.maxPayload);
-      traces.push_back(traceOf(event));
-      checkTrace(traces.back().traceparent, traces.back().tracestate);
+      origins.push_back(originOf(event));
+      checkEvent(event, origins.back().source, options.maxPayload);
+      checkTrace(origins.back().trace.traceparent, origins.back().trace.tracestate);
     }
-    return traces;
+    return origins;
   }
 
-  [[nodiscard]] const std::string& sourceOf(const Event& event) const {
-    return event.source().empty() ? source : event.source();
-  }
-
-  [[nodiscard]] TraceContext traceOf(const Event& event) const {
-    if (event.traceparent().empty() && options.traceContext) return options.traceContext();
-    return {event.traceparent(), event.tracestate()};
+  /// What the event leaves open comes from the event whose handler runs, if one does.
+  [[nodiscard]] outbox::Origin originOf(const Event& event) const {
+    outbox::Origin origin{.source = event.source().empty() ? source : event.source(),
+                          .correlationId = event.correlationId(),
+                          .causationId = event.causationId(),
+                          .trace = {event.traceparent(), event.tracestate()}};
+    if (origin.trace.traceparent.empty() && options.traceContext) {
+      origin.trace = options.traceContext();
+    }
+    const base::Cause* cause = base::currentCause();
+    if (cause == nullptr) return origin;
+    if (origin.causationId.empty()) origin.causationId = cause->eventId;
+    if (origin.correlationId.empty()) origin.correlationId = cause->correlationId;
+    if (origin.trace.traceparent.empty()) {
+      origin.trace = {std::string(cause->traceparent), std::string(cause->tracestate)};
+    }
+    return origin;
   }
 
   void insert(Transaction& tx, std::span<const Event> events,
-              std::span<const TraceContext> traces) {
+              std::span<const outbox::Origin> origins) {
     postgres::Parameters parameters;
     parameters.reserve(events.size() * outbox::kEventColumnCount);
     for (std::size_t i = 0; i < events.size(); ++i) {
-      outbox::addEvent(parameters, events[i], sourceOf(events[i]), traces[i]);
+      outbox::addEvent(parameters, events[i], origins[i]);
     }
     if (options.preparedStatements) {
       const std::string name = prepared.prepare(tx.conn(), schema, events.size());
@@ -124,36 +135,36 @@ struct EventPublisher::State {
 
   /// Runs of events that are due now, and single ones that are due later.
   void writeAll(Transaction& tx, std::span<const Event> events,
-                std::span<const TraceContext> traces) {
+                std::span<const outbox::Origin> origins) {
     while (!events.empty()) {
       const auto later = std::ranges::find_if(
           events, [](const Event& event) { return event.deliverAt().has_value(); });
       const auto now = static_cast<std::size_t>(later - events.begin());
-      insertAll(tx, events.first(now), traces.first(now));
+      insertAll(tx, events.first(now), origins.first(now));
       if (later == events.end()) return;
-      outbox::schedule(tx, schema, *later, sourceOf(*later), traces[now]);
+      outbox::schedule(tx, schema, *later, origins[now]);
       events = events.subspan(now + 1);
-      traces = traces.subspan(now + 1);
+      origins = origins.subspan(now + 1);
     }
   }
 
   /// Pieces in the prepared sizes, greedily.
   void insertAll(Transaction& tx, std::span<const Event> events,
-                 std::span<const TraceContext> traces) {
+                 std::span<const outbox::Origin> origins) {
     for (const std::size_t size : outbox::kInsertSizes) {
       while (events.size() >= size) {
-        insert(tx, events.first(size), traces.first(size));
+        insert(tx, events.first(size), origins.first(size));
         events = events.subspan(size);
-        traces = traces.subspan(size);
+        origins = origins.subspan(size);
       }
     }
   }
 
-  void publishAlone(const Event& event, std::span<const TraceContext> trace) {
+  void publishAlone(const Event& event, std::span<const outbox::Origin> origin) {
     if (!own) own = postgres::connect(options.database, "publisher");
     postgres::guarded("writing an event", [&] {
       pqxx::work tx{*own};
-      writeAll(tx, std::span(&event, 1), trace);
+      writeAll(tx, std::span(&event, 1), origin);
       tx.commit();
     });
   }
@@ -185,23 +196,23 @@ void EventPublisher::publish(Transaction& tx, const Event& event) const {
 }
 
 void EventPublisher::publish(Transaction& tx, std::span<const Event> events) const {
-  const auto traces = state_->check(events);
-  state_->writeAll(tx, events, traces);
+  const auto origins = state_->check(events);
+  state_->writeAll(tx, events, origins);
 }
 
 void EventPublisher::publish(const Event& event) const {
-  const auto trace = state_->check(std::span(&event, 1));
+  const auto origin = state_->check(std::span(&event, 1));
   {
     const std::scoped_lock lock(state_->ownMutex);
     const bool mayBeStale = state_->own != nullptr;
     try {
-      state_->publishAlone(event, trace);
+      state_->publishAlone(event, origin);
     } catch (const Error& error) {
       if (error.connectionLost()) state_->own.reset();
       // A connection that idled may have died long ago: that says nothing about the server now.
       // What is in doubt is the caller's to decide.
       if (!mayBeStale || !error.connectionLost() || error.outcomeInDoubt()) throw;
-      state_->publishAlone(event, trace);
+      state_->publishAlone(event, origin);
     }
   }
   if (state_->options.onCommitted) state_->options.onCommitted();

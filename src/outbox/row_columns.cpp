@@ -24,18 +24,17 @@ std::string eventParameters(std::size_t& next) {
   return sql;
 }
 
-void addEvent(postgres::Parameters& parameters, const Event& event, const std::string& source,
-              const TraceContext& trace) {
+void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin) {
   parameters.add(event.id());
   parameters.add(event.type());
-  parameters.add(source);
+  parameters.add(origin.source);
   parameters.add(event.key());
   parameters.add(toRfc3339(event.time()));
   parameters.add(event.contentType());
-  parameters.add(event.correlationId());
-  parameters.add(event.causationId());
-  parameters.add(trace.traceparent);
-  parameters.add(trace.tracestate);
+  parameters.add(origin.correlationId);
+  parameters.add(origin.causationId);
+  parameters.add(origin.trace.traceparent);
+  parameters.add(origin.trace.tracestate);
   parameters.add(event.expiresAt() ? toRfc3339(*event.expiresAt()) : std::string());
   parameters.add(event.headers().empty() ? std::string() : nlohmann::json(event.headers()).dump());
   parameters.add(event.bytes());

@@ -18,6 +18,15 @@ inline constexpr const char* kRowColumns =
     " tracestate, to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') as expires_at,"
     " headers, payload";
 
+/// Where an event comes from, as it is written: its own attributes, and for what it leaves open the
+/// publisher's, or those of the event whose handler publishes it.
+struct Origin {
+  std::string_view source;
+  std::string_view correlationId;
+  std::string_view causationId;
+  TraceContext trace = {};
+};
+
 /// The columns that a publisher writes, of `outbox` and `scheduled` alike.
 inline constexpr const char* kEventColumns =
     "event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,"
@@ -26,8 +35,7 @@ inline constexpr std::size_t kEventColumnCount = 13;
 /// Their values as parameters of a statement, beginning with number `next`, which is moved on.
 std::string eventParameters(std::size_t& next);
 /// Appends them.
-void addEvent(postgres::Parameters& parameters, const Event& event, const std::string& source,
-              const TraceContext& trace);
+void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin);
 
 /// Reads the columns of a Row back, beginning at column `at`.
 Row rowFrom(const pqxx::row& fields, int at);

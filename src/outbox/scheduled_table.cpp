@@ -11,11 +11,11 @@ using postgres::inSchema;
 using postgres::integerOf;
 
 void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event& event,
-              const std::string& source, const TraceContext& trace) {
+              const Origin& origin) {
   std::size_t next = 2;
   postgres::Parameters parameters;
   parameters.add(toRfc3339(event.deliverAt().value()));
-  addEvent(parameters, event, source, trace);
+  addEvent(parameters, event, origin);
   execute(tx,
           inSchema("insert into {schema}.scheduled (deliver_at, " + std::string(kEventColumns) +
                        ") values ($1::text::timestamptz, " + eventParameters(next) + ")",

@@ -15,7 +15,7 @@ namespace pillion::outbox {
 
 /// Writes one event. Without a name of its own on the connection: such events are few.
 void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event& event,
-              const std::string& source, const TraceContext& trace);
+              const Origin& origin);
 
 /// Moves due events into the outbox, at most so many and about so many bytes of them.
 struct MovedDue {

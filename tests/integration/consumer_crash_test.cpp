@@ -1,4 +1,5 @@
 // What is left when the process dies at each gap of a delivery.
+#include <optional>
 #include <thread>
 
 #include "consumer_fixture.hpp"
@@ -6,21 +7,22 @@
 namespace pillion::test {
 namespace {
 
-/// Ten events wait; a consumer dies at the third passage of `site`, a second one goes on. Returns
-/// the second one's counters.
+/// Ten events wait; a consumer dies at `site`, a second one goes on. Returns the second one's
+/// counters.
 std::map<std::string, long> dieAndGoOn(const World& world, const std::string& site,
-                                       long rowsAfterDeath) {
+                                       const std::string& batch,
+                                       std::optional<long> rowsAfterDeath) {
   CAPTURE(site);
   declareOnly(world, "service");
   const auto events = numberedEvents(10);
   send(world.exchange, events);
 
-  ConsumerProcess victim(world, "service", site + "=kill@3");
+  ConsumerProcess victim(world, "service", site, {batch});
   REQUIRE(victim.process().waitFor(20s) == kKilled);
-  CHECK(world.journal() == rowsAfterDeath);
-  CHECK(world.inbox() == rowsAfterDeath);
+  if (rowsAfterDeath) CHECK(world.journal() == *rowsAfterDeath);
+  CHECK(world.inbox() == world.journal());
 
-  ConsumerProcess heir(world, "service");
+  ConsumerProcess heir(world, "service", "", {batch});
   CHECK(eventually(20s, [&] { return Servers::mq().queueDepth("service.events") == 0; }));
   auto counters = heir.stop();
   CHECK(world.journal() == 10);
@@ -33,10 +35,22 @@ std::map<std::string, long> dieAndGoOn(const World& world, const std::string& si
 
 }  // namespace
 
-TEST_CASE("a consumer killed before commit applies the event once after a restart") {
-  for (const std::string site : {"delivery.begun", "delivery.claimed", "delivery.handled"}) {
+TEST_CASE("a consumer killed anywhere in a batch applies each event once after a restart") {
+  for (const std::string site : {"delivery.received", "delivery.begun", "delivery.claimed",
+                                 "delivery.handled", "delivery.committed", "delivery.acked"}) {
     const World world;
-    auto counters = dieAndGoOn(world, site, 2);
+    const bool committed = site == "delivery.committed" || site == "delivery.acked";
+    auto counters = dieAndGoOn(world, site + "=kill@1", "batch=100",
+                               committed ? std::nullopt : std::optional<long>(0));
+    CHECK(counters["delivered"] == counters["applied"] + counters["duplicates"]);
+  }
+}
+
+TEST_CASE("a consumer killed before commit applies the event once after a restart") {
+  for (const std::string site :
+       {"delivery.received", "delivery.begun", "delivery.claimed", "delivery.handled"}) {
+    const World world;
+    auto counters = dieAndGoOn(world, site + "=kill@3", "batch=1", 2);
     // The third was given back unapplied. The first two may come again: their acks were under way.
     CHECK(counters["applied"] == 8);
     CHECK(counters["duplicates"] <= 2);
@@ -45,7 +59,7 @@ TEST_CASE("a consumer killed before commit applies the event once after a restar
 
 TEST_CASE("a consumer killed between commit and ack applies the event once after a restart") {
   const World world;
-  auto counters = dieAndGoOn(world, "delivery.committed", 3);
+  auto counters = dieAndGoOn(world, "delivery.committed=kill@3", "batch=1", 3);
   CHECK(counters["applied"] == 7);
   // The third was committed and certainly not acked: the inbox is what stops it.
   CHECK(counters["duplicates"] >= 1);
@@ -54,7 +68,7 @@ TEST_CASE("a consumer killed between commit and ack applies the event once after
 
 TEST_CASE("a consumer killed while its ack is on the way applies the event once after a restart") {
   const World world;
-  auto counters = dieAndGoOn(world, "delivery.acked", 3);
+  auto counters = dieAndGoOn(world, "delivery.acked=kill@3", "batch=1", 3);
   CHECK(counters["applied"] == 7);
   CHECK(counters["delivered"] == counters["applied"] + counters["duplicates"]);
 }
@@ -63,7 +77,7 @@ TEST_CASE("an event that kills its consumer every time ends in the dead-letter q
   const World world;
   declareOnly(world, "poisoned");
   Servers::mq().deleteQueue("poisoned.events");  // its delivery limit is to be another
-  const std::vector<std::string> limitOfTwo{"100", "2"};
+  const std::vector<std::string> limitOfTwo{"deliveryLimit=2"};
   {
     ConsumerProcess first(world, "poisoned", "", limitOfTwo);
     first.awaitReady();
@@ -119,10 +133,11 @@ TEST_CASE("events of twenty keys by four writers arrive in order per key while c
   std::vector<std::jthread> writers;
   for (int w = 0; w < kWriters; ++w) writers.emplace_back([&world, w] { writeKeys(world, w); });
 
-  for (const std::string site : {"delivery.begun@40", "delivery.claimed@40", "delivery.handled@40",
-                                 "delivery.committed@40", "delivery.acked@40"}) {
+  for (const std::string site : {"delivery.begun@5", "delivery.claimed@5", "delivery.handled@5",
+                                 "delivery.committed@5", "delivery.acked@5"}) {
     const auto at = site.find('@');
-    ConsumerProcess victim(world, "ordered", site.substr(0, at) + "=kill" + site.substr(at));
+    ConsumerProcess victim(world, "ordered", site.substr(0, at) + "=kill" + site.substr(at),
+                           {"batch=4"});
     REQUIRE(victim.process().waitFor(30s) == kKilled);
   }
   ConsumerProcess last(world, "ordered");

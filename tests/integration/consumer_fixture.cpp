@@ -50,6 +50,16 @@ long World::inbox() const {
   return database.count("select count(*) from " + table(*this, "inbox"));
 }
 
+long World::parked() const {
+  return database.count("select count(*) from " + table(*this, "inbox_parked"));
+}
+
+bool World::ordered() const {
+  return database.count(
+             "select count(*) from (select number, lag(number) over (partition by key order by"
+             " position) as before from journal) j where number <= before") == 0;
+}
+
 long World::outbox() const {
   return database.count("select count(*) from " + table(*this, "outbox"));
 }

@@ -30,8 +30,12 @@ struct World {
   }
   /// Ids remembered by the inbox.
   [[nodiscard]] long inbox() const;
+  /// Events that are waiting for their next attempt, or behind one.
+  [[nodiscard]] long parked() const;
   /// Rows in the outbox.
   [[nodiscard]] long outbox() const;
+  /// Each journal row is of the number after the one before it of its key.
+  [[nodiscard]] bool ordered() const;
   /// Quick retries: three attempts, 10 ms apart.
   [[nodiscard]] ConsumerOptions consumerOptions() const;
 

@@ -26,6 +26,7 @@ struct Scene {
 
   void awaitEmptyQueue() const {
     REQUIRE(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
+    REQUIRE(eventually(20s, [&] { return world.parked() == 0; }));
   }
 
   /// Neither effect nor inbox row, and a dead letter with this reason, error and attempts.
@@ -216,14 +217,15 @@ TEST_CASE("an event that fails holds up those behind it, so that the order stays
   const auto consumer = EventConsumer::create("patient-order", {"#"}, world.consumerOptions());
   consumer->onEvent("#", [&calls](const Event& event, Transaction& tx) {
     writeJournal(event, tx);
-    if (event.data().at("number") == 2 && ++calls < 3) throw std::runtime_error("not yet");
+    if (event.data().at("number") == 2 && ++calls < 4) throw std::runtime_error("not yet");
   });
   consumer->start();
   send(world.exchange, numberedEvents(5));
   CHECK(eventually(20s, [&] { return world.journal() == 5; }));
   CHECK(world.database.query("select string_agg(number::text, ' ' order by position) "
                              "from journal") == "1 2 3 4 5");
-  CHECK(consumer->stats().failed == 2);
+  CHECK(consumer->stats().failed >= 2);  // one call may have been in a batch
+  CHECK(world.parked() == 0);
 }
 
 TEST_CASE("after a dead letter the events behind it are applied in order") {

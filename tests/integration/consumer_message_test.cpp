@@ -173,11 +173,18 @@ TEST_CASE("an event at the far end of the dedupe window is applied once") {
 
 namespace {
 
+inbox::Claim claimOf(inbox::InboxTransaction& transaction, const std::string& id,
+                     const std::string& source) {
+  const amqp::Identity identity{id, source, "", "order.placed"};
+  const amqp::Identity* event = &identity;
+  return transaction.claim(std::span(&event, 1)).front();
+}
+
 /// The inbox of a consumer, used without a broker.
 struct Memory {
-  bool apply(const std::string& id) {
+  bool apply(const std::string& id, const std::string& source = "source") {
     const auto transaction = inbox.begin();
-    const bool isNew = transaction->claim(id) == inbox::Claim::New;
+    const bool isNew = claimOf(*transaction, id, source) == inbox::Claim::New;
     transaction->commit();
     return isNew;
   }
@@ -236,7 +243,7 @@ TEST_CASE("an id that another consumer's shorter window has forgotten since is n
   memory.inbox.forgetOld();
   REQUIRE_FALSE(memory.stored(old));
   CHECK(longer.remembers(old));
-  CHECK(longer.begin()->claim(old) == inbox::Claim::Forgotten);
+  CHECK(claimOf(*longer.begin(), old, "source") == inbox::Claim::Forgotten);
   CHECK_FALSE(memory.stored(old));
 }
 
@@ -271,13 +278,47 @@ TEST_CASE("ids of version 4 are remembered, and deleted by the time they were ap
       " where event_id = '" +
       old + "'");
   memory.world.database.execute(
-      "insert into pillion.inbox (consumer, event_id, applied_at) select 'memory', "
-      "gen_random_uuid(), now() - interval '15 days' from generate_series(1, 2500)");
+      "insert into pillion.inbox (consumer, event_id, source, applied_at) select 'memory', "
+      "gen_random_uuid(), 'source', now() - interval '15 days' from generate_series(1, 2500)");
   memory.inbox.forgetOld();
   CHECK(memory.stored(young));
   CHECK_FALSE(memory.stored(old));
   CHECK(memory.world.inbox() == 1);
   CHECK(memory.inbox.remembers(young));
+}
+
+TEST_CASE("one id from two sources is two events, and from one source it is one") {
+  Memory memory;
+  const std::string id = idOfAge(hours(1));
+  CHECK(memory.apply(id, "order-service"));
+  CHECK(memory.apply(id, "forger"));
+  CHECK_FALSE(memory.apply(id, "order-service"));
+  CHECK_FALSE(memory.apply(id, "forger"));
+}
+
+TEST_CASE("an id that was recorded before sources were is a duplicate from any source") {
+  Memory memory;
+  const std::string id = idOfAge(hours(1));
+  memory.world.database.execute(
+      "insert into pillion.inbox_sourceless (consumer, event_id) values ('memory', '" + id + "')");
+  CHECK_FALSE(memory.apply(id, "order-service"));
+  memory.world.database.execute(
+      "update pillion.inbox_sourceless set moved_at = now() - interval '15 days'");
+  memory.inbox.forgetOld();
+  CHECK(memory.apply(id, "order-service"));
+}
+
+TEST_CASE("a batch of ids is claimed in one statement, the second of two equal ones is none") {
+  Memory memory;
+  const std::string known = idOfAge(hours(2));
+  REQUIRE(memory.apply(known));
+  const amqp::Identity a{known, "source", "", "t"};
+  const amqp::Identity b{idOfAge(hours(1)), R"(so"ur\ce, {x})", "", "t"};
+  const amqp::Identity c{makeEventId(), "source", "", "t"};
+  const std::vector<const amqp::Identity*> events{&a, &b, &c, &b};
+  using inbox::Claim;
+  CHECK(memory.inbox.begin()->claim(events) ==
+        std::vector<Claim>{Claim::Duplicate, Claim::New, Claim::New, Claim::Duplicate});
 }
 
 }  // namespace pillion::test

@@ -124,7 +124,7 @@ TEST_CASE("what a stored event does not have is not in its message") {
   CHECK(sent.correlationId.empty());
   std::vector<amqp::HeaderView> headers;
   amqp::headersOf(sent, headers);
-  CHECK(headers.size() == 5);
+  CHECK(headers.size() == 6);
 }
 
 TEST_CASE("a stored event arrives with every field that it was stored with") {

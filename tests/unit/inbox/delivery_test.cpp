@@ -2,15 +2,22 @@
 
 #include <doctest/doctest.h>
 
+#include <map>
 #include <pillion/error.hpp>
 
 using namespace pillion;
 using namespace pillion::inbox;
 using Steps = std::vector<std::string>;
+using std::chrono::milliseconds;
 
 namespace {
 
 constexpr const char* kId = "0197f22e-79b0-7cc3-98c4-dc0c0c07398f";
+const std::string kClaim = std::string("claim ") + kId;
+
+std::string idOf(int number) {
+  return std::string(kId).substr(0, 35) + std::to_string(number);
+}
 
 /// Writes down what is asked of it, and fails where it is told to.
 struct Bench : Inbox, DeadLetterSink {
@@ -19,132 +26,284 @@ struct Bench : Inbox, DeadLetterSink {
     Recorded(const Recorded&) = delete;
     Recorded& operator=(const Recorded&) = delete;
     ~Recorded() override { bench_.note("end"); }
-    Claim claim(const std::string& id) override {
-      bench_.note("claim " + id);
-      return bench_.claimed;
+    std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
+      std::vector<Claim> claims;
+      for (const auto* event : events) {
+        bench_.note("claim " + event->id);
+        const auto found = bench_.claimed.find(event->id);
+        claims.push_back(found != bench_.claimed.end() ? found->second : Claim::New);
+      }
+      return claims;
     }
-    void run(const Handler&, const Event& event) override { bench_.note("run " + event.type()); }
-    void commit() override { bench_.note("commit"); }
+    void run(const Handler&, const Event& event) override {
+      bench_.note("run " + event.id());
+      if (event.id() == bench_.poison) throw HandlerFailed({"no stock", ""});
+    }
+    bool holdBack(const Job&, const amqp::Identity& event) override {
+      return event.key == bench_.heldKey && !event.key.empty();
+    }
+    void park(const Job&, const amqp::Identity& event, const Failure& failure, Wait) override {
+      bench_.note("park " + event.id + " " + failure.error);
+    }
+    bool lock(const ParkedEvent&) override { return true; }
+    void unpark(const ParkedEvent&, bool) override {}
+    void failAgain(const ParkedEvent&, const Failure&, Wait) override {}
+    void commit() override {
+      bench_.note("commit");
+      if (bench_.commitFails) throw HandlerFailed({"deferred", ""});
+    }
 
    private:
     Bench& bench_;
   };
 
-  bool remembers(const std::string&) const override { return remembered; }
+  [[nodiscard]] bool remembers(const std::string&) const override { return remembered; }
   std::unique_ptr<InboxTransaction> begin() override {
     note("begin");
     return std::make_unique<Recorded>(*this);
   }
   void forgetOld() override {}
+  std::optional<ParkedEvent> takeDue() override { return std::nullopt; }
+  std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
   void send(const amqp::Delivery&, const DeadLetterReason& reason) override {
     note("dead " + reason.reason);
   }
 
   void note(const std::string& step) {
     steps.push_back(step);
-    if (step == failAt) throw BrokerError(step);
+    if (step == failAt) throw DatabaseError(DatabaseError::Kind::Unavailable, step);
   }
 
-  Outcome attempt() {
-    const auto job = queue.pop(std::chrono::milliseconds(0), std::stop_token());
-    REQUIRE(job);
-    return attemptDelivery(*job, handlers, *this, *this, queue);
+  void push(const std::string& id = kId, const std::string& type = "product.created",
+            const std::string& body = "1", const std::string& key = "") {
+    amqp::Delivery delivery;
+    delivery.tag = ++tag;
+    delivery.message.messageId = id;
+    delivery.message.type = type;
+    delivery.message.contentType = "application/json";
+    delivery.message.body = body;
+    if (!key.empty()) delivery.message.headers.emplace_back("cloudEvents_partitionkey", key);
+    queue.push(std::move(delivery));
+  }
+
+  [[nodiscard]] Handling handling() {
+    return {.handlers = handlers,
+            .inbox = *this,
+            .queue = queue,
+            .watch = watch,
+            .parked = ParkedPolicy::Hold,
+            .outsideWindow = outsideWindow};
+  }
+
+  std::vector<Outcome> attempt() {
+    jobs = queue.pop({.events = 100}, milliseconds(0), std::stop_token());
+    REQUIRE(!jobs.empty());
+    return attemptBatch(jobs, handling());
+  }
+
+  [[nodiscard]] std::size_t acks() {
+    const auto acks = queue.takeAcks();
+    return acks.empty() ? 0 : acks[0].tag;
   }
 
   Bench() {
     queue.newChannel();
-    amqp::Delivery delivery;
-    delivery.tag = 3;
-    delivery.message.messageId = kId;
-    delivery.message.type = "product.created";
-    delivery.message.contentType = "application/json";
-    delivery.message.body = "1";
-    pushed = delivery;
     handlers.add("product.*", [](const Event&, Transaction&) {});
   }
 
-  Claim claimed = Claim::New;
+  std::map<std::string, Claim> claimed;
+  std::string poison;
+  std::string heldKey;
+  bool commitFails = false;
   bool remembered = true;
+  OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
   std::string failAt;
   Steps steps;
   HandlerTable handlers;
+  HandlerWatch watch;
   base::WakeEvent wake;
   DeliveryQueue queue{wake};
-  amqp::Delivery pushed;
+  std::vector<Job> jobs;
+  std::uint64_t tag = 0;
 };
+
+using Outcomes = std::vector<Outcome>;
 
 }  // namespace
 
 TEST_CASE("a new event is claimed, handled and committed, in this order, and then acked") {
   Bench bench;
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::Applied);
-  CHECK(bench.steps ==
-        Steps{"begin", std::string("claim ") + kId, "run product.created", "commit", "end"});
-  CHECK(bench.queue.takeAcks() == std::vector<std::uint64_t>{3});
+  bench.push();
+  CHECK(bench.attempt() == Outcomes{Outcome::Applied});
+  CHECK(bench.steps == Steps{"begin", kClaim, std::string("run ") + kId, "commit", "end"});
+  CHECK(bench.acks() == 1);
 }
 
-TEST_CASE("a duplicate is acked without calling the handler") {
+TEST_CASE("a batch is one transaction, with an outcome for each of its events") {
   Bench bench;
-  bench.claimed = Claim::Duplicate;
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::Duplicate);
-  CHECK(bench.steps == Steps{"begin", std::string("claim ") + kId, "end"});
-  CHECK(bench.queue.takeAcks().size() == 1);
+  bench.claimed[idOf(2)] = Claim::Duplicate;
+  bench.push(idOf(1));
+  bench.push(idOf(2));
+  bench.push(idOf(3), "order.created");
+  bench.push(idOf(4));
+  CHECK(bench.attempt() ==
+        Outcomes{Outcome::Applied, Outcome::Duplicate, Outcome::Ignored, Outcome::Applied});
+  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "claim " + idOf(4),
+                             "run " + idOf(1), "run " + idOf(4), "commit", "end"});
+  CHECK(bench.acks() == 4);
+}
+
+TEST_CASE("a batch that stops says where, and leaves nothing behind") {
+  Bench bench;
+  bench.poison = idOf(2);
+  for (int i = 1; i <= 3; ++i) bench.push(idOf(i));
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchStopped& stopped) {
+    CHECK(stopped.index() == 1);
+    CHECK(stopped.isEvent());
+    CHECK(stopped.failure().error == "no stock");
+  }
+  CHECK(bench.steps.back() == "end");
+  CHECK(std::ranges::find(bench.steps, "commit") == bench.steps.end());
+  CHECK(bench.acks() == 0);
+}
+
+TEST_CASE("a commit that fails stops the batch in its middle: whose doing it was is not known") {
+  Bench bench;
+  bench.commitFails = true;
+  for (int i = 1; i <= 4; ++i) bench.push(idOf(i));
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchStopped& stopped) {
+    CHECK(stopped.index() == 2);
+  }
+  CHECK(bench.acks() == 0);
+}
+
+TEST_CASE("an event that failed alone is parked with its id, and then acked") {
+  Bench bench;
+  bench.push();
+  bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
+  const Failure failure{"no stock", ""};
+  CHECK(parkFailed(bench.jobs[0], failure, milliseconds(1), bench.handling()) == Outcome::Parked);
+  CHECK(bench.steps ==
+        Steps{"begin", kClaim, std::string("park ") + kId + " no stock", "commit", "end"});
+  CHECK(bench.acks() == 1);
+}
+
+TEST_CASE("an event that another instance has taken meanwhile is not parked a second time") {
+  Bench bench;
+  bench.claimed[kId] = Claim::Duplicate;
+  bench.push();
+  bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
+  CHECK(parkFailed(bench.jobs[0], {"no stock", ""}, milliseconds(1), bench.handling()) ==
+        Outcome::Duplicate);
+  CHECK(bench.steps == Steps{"begin", kClaim, "end"});
+}
+
+TEST_CASE("an event behind a parked one of its key is held, and its handler is not called") {
+  Bench bench;
+  bench.heldKey = "a";
+  bench.push(idOf(1), "product.created", "1", "a");
+  bench.push(idOf(2), "product.created", "1", "b");
+  CHECK(bench.attempt() == Outcomes{Outcome::Held, Outcome::Applied});
+  CHECK(std::ranges::find(bench.steps, "run " + idOf(1)) == bench.steps.end());
+  CHECK(bench.acks() == 2);
 }
 
 TEST_CASE("an id that may have been applied and forgotten is rolled back and dead-lettered") {
   Bench bench;
-  bench.claimed = Claim::Forgotten;
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::DeadLettered);
-  CHECK(bench.steps ==
-        Steps{"begin", std::string("claim ") + kId, "dead outside-dedupe-window", "end"});
-  CHECK(bench.queue.takeAcks().size() == 1);
+  bench.claimed[kId] = Claim::Forgotten;
+  bench.push();
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchStopped& stopped) {
+    CHECK_FALSE(stopped.isEvent());
+    CHECK(stopped.failure().verdict == "outside-dedupe-window");
+    CHECK(deadLetter(bench.jobs[0], stopped.failure(), bench, bench.handling()) ==
+          Outcome::DeadLettered);
+  }
+  CHECK(bench.steps == Steps{"begin", kClaim, "end", "dead outside-dedupe-window"});
+  CHECK(bench.acks() == 1);
 }
 
 TEST_CASE("nothing is acked when any step fails") {
-  for (const std::string step :
-       {"begin", "claim 0197f22e-79b0-7cc3-98c4-dc0c0c07398f", "run product.created", "commit"}) {
+  const Steps failing{"begin", kClaim, std::string("run ") + kId, "commit"};
+  for (const std::string& step : failing) {
     CAPTURE(step);
     Bench bench;
     bench.failAt = step;
-    bench.queue.push(bench.pushed);
-    CHECK_THROWS_AS(bench.attempt(), BrokerError);
-    CHECK(bench.queue.takeAcks().empty());
+    bench.push();
+    CHECK_THROWS_AS(bench.attempt(), DatabaseError);
+    CHECK(bench.acks() == 0);
   }
+}
+
+TEST_CASE("a dead letter that cannot be sent is not acked") {
+  Bench bench;
+  bench.push();
+  bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
+  bench.failAt = "dead invalid-event";
+  CHECK_THROWS_AS(deadLetter(bench.jobs[0], {"", "invalid-event"}, bench, bench.handling()),
+                  DatabaseError);
+  CHECK(bench.acks() == 0);
 }
 
 TEST_CASE("an event that nobody handles is acked without touching the database") {
   Bench bench;
-  bench.pushed.message.type = "order.created";
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::Ignored);
+  bench.push(kId, "order.created");
+  CHECK(bench.attempt() == Outcomes{Outcome::Ignored});
   CHECK(bench.steps.empty());
-  CHECK(bench.queue.takeAcks().size() == 1);
+  CHECK(bench.acks() == 1);
 }
 
-TEST_CASE("a message that is no event goes to the dead letters before it is acked") {
-  Bench bench;
-  bench.pushed.message.body = "{";
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::DeadLettered);
-  CHECK(bench.steps == Steps{"dead invalid-event"});
-  CHECK(bench.queue.takeAcks().size() == 1);
+TEST_CASE("a message that is no event stops its batch before or after the claim") {
+  Bench nameless;
+  nameless.push("");
+  CHECK_THROWS_AS(nameless.attempt(), BatchStopped);
+  CHECK(nameless.steps.empty());
 
-  Bench failing;
-  failing.pushed.message.body = "{";
-  failing.failAt = "dead invalid-event";
-  failing.queue.push(failing.pushed);
-  CHECK_THROWS_AS(failing.attempt(), BrokerError);
-  CHECK(failing.queue.takeAcks().empty());
+  Bench broken;
+  broken.push(kId, "product.created", "{");
+  CHECK_THROWS_AS(broken.attempt(), BatchStopped);
+  CHECK(broken.steps == Steps{"begin", kClaim, "end"});
 }
 
-TEST_CASE("an event that can no longer be told from a duplicate is not applied") {
-  Bench bench;
-  bench.remembered = false;
-  bench.queue.push(bench.pushed);
-  CHECK(bench.attempt() == Outcome::DeadLettered);
-  CHECK(bench.steps == Steps{"dead outside-dedupe-window"});
-  CHECK(bench.queue.takeAcks().size() == 1);
+TEST_CASE("an event that can no longer be told from a duplicate is treated by the policy") {
+  Bench strict;
+  strict.remembered = false;
+  strict.push();
+  CHECK_THROWS_AS(strict.attempt(), BatchStopped);
+  CHECK(strict.steps.empty());
+
+  Bench lenient;
+  lenient.remembered = false;
+  lenient.outsideWindow = OutsideWindowPolicy::Apply;
+  lenient.push();
+  CHECK(lenient.attempt() == Outcomes{Outcome::Applied});
+
+  Bench careless;
+  careless.remembered = false;
+  careless.outsideWindow = OutsideWindowPolicy::Discard;
+  careless.push();
+  CHECK(careless.attempt() == Outcomes{Outcome::Discarded});
+  CHECK(careless.steps.empty());
+  CHECK(careless.acks() == 1);
+}
+
+TEST_CASE("waits between attempts grow by the factor up to the most, less the jitter") {
+  const RetryPolicy policy{.maxAttempts = 5,
+                           .first = milliseconds(100),
+                           .factor = 3,
+                           .most = milliseconds(500),
+                           .jitter = 0.5};
+  CHECK(retryWait(policy, 1, 0) == milliseconds(100));
+  CHECK(retryWait(policy, 2, 0) == milliseconds(300));
+  CHECK(retryWait(policy, 3, 0) == milliseconds(500));
+  CHECK(retryWait(policy, 1'000, 0) == milliseconds(500));
+  CHECK(retryWait(policy, 1, 1) == milliseconds(50));
 }

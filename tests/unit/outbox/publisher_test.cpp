@@ -100,7 +100,11 @@ TEST_CASE("an event's parameters are its fields, one for each of the statement's
   event.setKey("key").setCorrelationId("corr").setCausationId("cause").setHeader("h", "ü\"");
   event.setTime(Event::Time(std::chrono::seconds(1)));
   postgres::Parameters parameters;
-  outbox::addEvent(parameters, event, "source", {"parent", "state"});
+  outbox::addEvent(parameters, event,
+                   {.source = "source",
+                    .correlationId = event.correlationId(),
+                    .causationId = event.causationId(),
+                    .trace = {"parent", "state"}});
   CHECK(parameters.values() == std::vector<std::string>{event.id(), "type", "source", "key",
                                                         "1970-01-01T00:00:01.000000Z", "text/plain",
                                                         "corr", "cause", "parent", "state", "",

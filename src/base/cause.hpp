@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string_view>
+
+namespace pillion::base {
+
+/// The event whose handler runs on this thread: what is published meanwhile follows from it.
+/// Borrows from the event.
+struct Cause {
+  std::string_view eventId;
+  std::string_view correlationId;
+  std::string_view traceparent;
+  std::string_view tracestate;
+};
+
+/// Null outside of a handler.
+inline const Cause*& currentCause() {
+  thread_local const Cause* current = nullptr;
+  return current;
+}
+
+/// Makes a cause the current one for as long as it lives.
+class CauseScope {
+ public:
+  explicit CauseScope(const Cause& cause) : before_(currentCause()) { currentCause() = &cause; }
+  ~CauseScope() { currentCause() = before_; }
+  CauseScope(const CauseScope&) = delete;
+  CauseScope& operator=(const CauseScope&) = delete;
+
+ private:
+  const Cause* before_;
+};
+
+}  // namespace pillion::base

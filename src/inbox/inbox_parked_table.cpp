@@ -1,0 +1,135 @@
+#include "inbox/inbox_parked_table.hpp"
+
+#include "inbox/stored_job.hpp"
+#include "postgres/identifier.hpp"
+#include "postgres/statement.hpp"
+
+namespace pillion::inbox {
+namespace {
+
+using postgres::execute;
+using postgres::inSchema;
+using postgres::integerOf;
+using postgres::textOf;
+
+std::string millisecondsOf(Wait wait) {
+  return std::to_string(wait.count());
+}
+
+constexpr const char* kUtc = "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'";
+
+std::string asRfc3339(const std::string& column) {
+  return "to_char(" + column + " at time zone 'UTC', " + kUtc + ")";
+}
+
+}  // namespace
+
+void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const Job& job, const amqp::Identity& identity,
+                  const Failure& failure, Wait wait) {
+  execute(tx,
+          inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
+                   " message, attempts, next_attempt_at, verdict, error, first_failed_at,"
+                   " last_failed_at) values ($1::text, $2::text::uuid, $3::text, $4::text,"
+                   " $5::text, $6::bytea, 1, clock_timestamp() + $7::text::bigint * interval"
+                   " '1 millisecond', nullif($8::text, ''), $9::text, clock_timestamp(),"
+                   " clock_timestamp())",
+                   schema),
+          {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
+           millisecondsOf(wait), failure.verdict, failure.error});
+}
+
+bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const Job& job, const amqp::Identity& identity) {
+  // The lock keeps the one in front from being removed until this commits, so that whoever removes
+  // it sees this one, too, and makes it due.
+  const auto inserted = execute(
+      tx,
+      inSchema("with front as (select 1 from {schema}.inbox_parked where consumer = $1::text and"
+               " key = $4::text order by seq limit 1 for key share)"
+               " insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
+               " message, attempts) select $1::text, $2::text::uuid, $3::text, $4::text,"
+               " $5::text, $6::bytea, 0 from front",
+               schema),
+      {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job)});
+  return inserted.affected_rows() == 1;
+}
+
+std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
+                                   const std::string& consumer, const Leases& leases) {
+  const auto taken = execute(
+      tx,
+      inSchema("update {schema}.inbox_parked set attempts = attempts + (verdict is null)::int,"
+               " next_attempt_at = clock_timestamp() + (case when verdict is null then $2::text"
+               " else $3::text end)::bigint * interval '1 millisecond' where seq = (select seq "
+               "from {schema}.inbox_parked where"
+               " consumer = $1::text and next_attempt_at <= clock_timestamp() order by"
+               " next_attempt_at limit 1 for no key update skip locked)"
+               " returning seq, event_id, source, key, type, message, attempts,"
+               " coalesce(verdict, ''), error, coalesce(" +
+                   asRfc3339("first_failed_at") + ", ''), coalesce(" + asRfc3339("last_failed_at") +
+                   ", '')",
+               schema),
+      {consumer, millisecondsOf(leases.handling), millisecondsOf(leases.givingUp)});
+  if (taken.empty()) return std::nullopt;
+  const auto& row = taken[0];
+  ParkedEvent event;
+  event.seq = integerOf(row[0]);
+  event.identity = {textOf(row[1]), textOf(row[2]), textOf(row[3]), textOf(row[4])};
+  event.job = jobFromStored(postgres::bytesOf(row[5]));
+  event.attempts = static_cast<int>(integerOf(row[6]));
+  event.verdict = textOf(row[7]);
+  event.error = textOf(row[8]);
+  event.firstFailedAt = textOf(row[9]);
+  event.lastFailedAt = textOf(row[10]);
+  return event;
+}
+
+std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
+                              const std::string& consumer) {
+  const auto next =
+      execute(tx,
+              inSchema("select ceil(extract(epoch from min(next_attempt_at) - clock_timestamp()) *"
+                       " 1000)::bigint from {schema}.inbox_parked where consumer = $1::text and"
+                       " next_attempt_at is not null",
+                       schema),
+              {consumer});
+  if (next.empty() || next[0][0].is_null()) return std::nullopt;
+  return Wait(integerOf(next[0][0]));
+}
+
+bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
+  return !execute(tx,
+                  inSchema("select 1 from {schema}.inbox_parked where seq = $1::text::bigint and"
+                           " attempts = $2::text::int for no key update skip locked",
+                           schema),
+                  {std::to_string(event.seq), std::to_string(event.attempts)})
+              .empty();
+}
+
+void removeParked(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const ParkedEvent& event) {
+  execute(tx, inSchema("delete from {schema}.inbox_parked where seq = $1::text::bigint", schema),
+          {std::to_string(event.seq)});
+  if (event.identity.key.empty()) return;
+  execute(tx,
+          inSchema("update {schema}.inbox_parked set next_attempt_at = clock_timestamp() where"
+                   " next_attempt_at is null and seq = (select min(seq) from"
+                   " {schema}.inbox_parked where consumer = $1::text and key = $2::text)",
+                   schema),
+          {consumer, event.identity.key});
+}
+
+void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                 const Failure& failure, Wait wait) {
+  execute(tx,
+          inSchema("update {schema}.inbox_parked set verdict = nullif($2::text, ''), error ="
+                   " $3::text, next_attempt_at = clock_timestamp() + $4::text::bigint * interval"
+                   " '1 millisecond', first_failed_at = coalesce(first_failed_at,"
+                   " clock_timestamp()), last_failed_at = clock_timestamp() where seq ="
+                   " $1::text::bigint",
+                   schema),
+          {std::to_string(event.seq), failure.verdict, failure.error, millisecondsOf(wait)});
+}
+
+}  // namespace pillion::inbox

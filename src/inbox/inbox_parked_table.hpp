@@ -1,0 +1,47 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <pqxx/pqxx>
+#include <string>
+
+#include "inbox/inbox.hpp"
+
+// Every statement on the table `inbox_parked`.
+
+namespace pillion::inbox {
+
+using Wait = std::chrono::milliseconds;
+
+/// The first failure of an event.
+void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const Job& job, const amqp::Identity& identity,
+                  const Failure& failure, Wait wait);
+
+/// Parks the event behind the earlier ones of its key; false when there are none.
+bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const Job& job, const amqp::Identity& identity);
+
+/// When an event that was taken is due again, should whoever took it not be heard of.
+struct Leases {
+  Wait handling{30'000};
+  Wait givingUp{2'000};
+};
+
+/// One event that is due, with its attempt counted.
+std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
+                                   const std::string& consumer, const Leases& leases);
+std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
+                              const std::string& consumer);
+
+/// Locks the row until the transaction ends, but lets others queue up behind it. False when it is
+/// not as it was taken, or somebody else works on it.
+bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
+/// Removes it, and makes the next of its key due.
+void removeParked(pqxx::transaction_base& tx, const std::string& schema,
+                  const std::string& consumer, const ParkedEvent& event);
+void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                 const Failure& failure, Wait wait);
+
+}  // namespace pillion::inbox

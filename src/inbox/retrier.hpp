@@ -1,0 +1,66 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <pillion/consumer.hpp>
+#include <string>
+
+#include "base/clock.hpp"
+#include "base/outage.hpp"
+#include "base/random.hpp"
+#include "inbox/counters.hpp"
+#include "inbox/dead_letters.hpp"
+#include "inbox/delivery.hpp"
+
+namespace pillion::inbox {
+
+/// When the consumer's workers look for parked events next. Shared by them.
+class NextLook {
+ public:
+  explicit NextLook(const base::Clock& clock = base::systemClock()) : clock_(clock) {}
+
+  /// Not later than this from now.
+  void within(std::chrono::nanoseconds wait);
+  /// True for one caller, when it is time; the next look is then `again` away.
+  bool take(std::chrono::nanoseconds again);
+  [[nodiscard]] std::chrono::milliseconds left() const;
+
+ private:
+  const base::Clock& clock_;
+  std::atomic<std::int64_t> at_{0};  // nanoseconds since boot
+};
+
+/// Tries parked events again, and sends those that are given up to the dead-letter queue. An event
+/// that no instance works on is taken by whichever looks first. One per worker; one thread.
+class Retrier {
+ public:
+  Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
+          Counters& counters, NextLook& next, base::Random& random = base::systemRandom());
+
+  /// Is it time to look?
+  [[nodiscard]] bool due() const { return next_.left() == std::chrono::milliseconds(0); }
+  /// Works on events that are due, for a moment at most, unless another worker has just looked.
+  /// Throws DatabaseError; what was begun is then taken up later.
+  void turn(const Handling& with);
+
+  /// The wait after so many failed attempts. Looks in time for it.
+  std::chrono::milliseconds waitAfter(int attempts);
+  /// The failure, with the verdict that these attempts were the last.
+  [[nodiscard]] Failure judged(Failure failure, int attempts) const;
+
+ private:
+  void work(const ParkedEvent& event, const Handling& with);
+  bool attempt(InboxTransaction& transaction, const ParkedEvent& event, const Handling& with);
+  void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
+  void giveUp(const ParkedEvent& event, const Handling& with);
+
+  std::string consumer_;
+  const ConsumerOptions& options_;
+  DeadLetterSink& deadLetters_;
+  Counters& counters_;
+  NextLook& next_;
+  base::Random& random_;
+  base::Outage deadLetterOutage_;
+};
+
+}  // namespace pillion::inbox

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace pillion::postgres {
+
+/// Texts as the text form of an array (PostgreSQL manual, 8.15.2), to be passed as one parameter.
+template <typename Range, typename Projection>
+std::string arrayOf(const Range& range, Projection projection) {
+  std::string array = "{";
+  for (const auto& element : range) {
+    if (array.size() > 1) array += ',';
+    array += '"';
+    for (const char c : std::string_view(projection(element))) {
+      if (c == '"' || c == '\\') array += '\\';
+      array += c;
+    }
+    array += '"';
+  }
+  return array + '}';
+}
+
+}  // namespace pillion::postgres
