@@ -1,16 +1,9 @@
 #pragma once
 
-#include <string>
-#include <vector>
+#include "report.hpp"
 
 namespace pillion::bench {
 
-struct RelayBenchOptions {
-  bool json = false;
-  bool quick = false;  // a tenth of everything: shows that it runs, not how fast
-  std::vector<std::string> only;
-};
-
-void runRelayBench(const RelayBenchOptions& options);
+void runRelayBench(const BenchOptions& options);
 
 }  // namespace pillion::bench
