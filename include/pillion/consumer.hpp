@@ -16,6 +16,13 @@
 
 namespace pillion {
 
+namespace inbox {
+struct ConsumerParts;
+}
+namespace testing {
+class HandlerDriver;
+}
+
 /// How often a failing handler is tried, and how long it waits in between. The event waits in the
 /// service's own database (it is *parked*), not in the queue: events of other keys go on.
 ///
@@ -202,6 +209,8 @@ class EventConsumer {
   struct State;
   explicit EventConsumer(std::shared_ptr<State> state);
   void addHandler(std::string type, Handler handler);
+  friend class testing::HandlerDriver;
+  [[nodiscard]] const inbox::ConsumerParts& parts() const;
   std::shared_ptr<State> state_;
 };
 

@@ -50,4 +50,16 @@ struct OutboxStatus {
 /// Published events of the last checkpoint interval still count as pending.
 [[nodiscard]] OutboxStatus readOutboxStatus(const DatabaseOptions& options = {});
 
+/// What a consumer has in the database: events whose handler failed, and those behind them.
+struct ConsumerStatus {
+  std::string consumer;                 ///< name of its queue
+  std::uint64_t failed = 0;             ///< waiting for their next attempt
+  std::uint64_t held = 0;               ///< waiting behind a failed one of their key
+  std::uint64_t givenUp = 0;            ///< on their way to the dead-letter queue
+  std::chrono::milliseconds oldest{0};  ///< since the oldest of them was parked
+};
+
+/// One entry for each consumer that has parked events. Throws as above.
+[[nodiscard]] std::vector<ConsumerStatus> readInboxStatus(const DatabaseOptions& options = {});
+
 }  // namespace pillion

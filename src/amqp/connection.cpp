@@ -222,14 +222,20 @@ void Connection::bindExchange(const std::string& destination, const std::string&
 }
 
 bool Connection::queueExists(const std::string& name) {
+  return messageCount(name).has_value();
+}
+
+std::optional<std::uint32_t> Connection::messageCount(const std::string& queue) {
+  std::uint32_t count = 0;
   try {
-    library_->call("looking for queue '" + name + "'", [&] {
-      amqp_queue_declare(library_->get(), kChannel, toBytes(name), /*passive=*/1, 1, 0, 0,
-                         amqp_empty_table);
+    library_->call("looking for queue '" + queue + "'", [&] {
+      const auto* found = amqp_queue_declare(library_->get(), kChannel, toBytes(queue),
+                                             /*passive=*/1, 1, 0, 0, amqp_empty_table);
+      if (found != nullptr) count = found->message_count;
     });
-    return true;
+    return count;
   } catch (const BrokerError& error) {
-    if (error.replyCode() == AMQP_NOT_FOUND) return false;
+    if (error.replyCode() == AMQP_NOT_FOUND) return std::nullopt;
     throw;
   }
 }
@@ -325,6 +331,13 @@ void Connection::consume(const std::string& queue, std::uint16_t prefetch) {
 void Connection::ack(std::uint64_t tag, bool multiple) {
   const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
   library_->check(amqp_basic_ack(library_->get(), kChannel, tag, multiple ? 1 : 0), "acking");
+}
+
+void Connection::giveBack() {
+  const Watchdog::Guard guard(*library_->watchdog, library_->options.stallTimeout);
+  library_->check(amqp_basic_nack(library_->get(), kChannel, /*delivery_tag=*/0, /*multiple=*/1,
+                                  /*requeue=*/1),
+                  "giving messages back");
 }
 
 void Connection::cancelConsumer(const std::string& queue) {

@@ -49,6 +49,8 @@ class Connection : public PublishChannel {
   void bindExchange(const std::string& destination, const std::string& source,
                     const std::string& routingKey);
   bool queueExists(const std::string& name);
+  /// Messages that are ready; nothing when there is no such queue.
+  std::optional<std::uint32_t> messageCount(const std::string& queue);
   void declareQueue(const QueueSpec& queue);
   /// `headers`: what a headers exchange is to look for.
   void bindQueue(const std::string& queue, const std::string& exchange,
@@ -67,9 +69,12 @@ class Connection : public PublishChannel {
   void endBurst() override;
 
   // Consuming, with manual acks. From several queues, when called several times.
+  // A prefetch of 0 is none: the broker sends all it has.
   void consume(const std::string& queue, std::uint16_t prefetch);
   /// `multiple`: this one and all before it.
   void ack(std::uint64_t tag, bool multiple = false);
+  /// Gives everything that was delivered and not acked back to its queue.
+  void giveBack();
   /// Gives the consumer up without waiting; deliveries on their way still come.
   void cancelConsumer(const std::string& queue);
 

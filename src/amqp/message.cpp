@@ -25,10 +25,6 @@ std::string_view laneText(int lane) {
   return texts[static_cast<std::size_t>(lane) % texts.size()];
 }
 
-std::string cloudEvents(std::string_view name) {
-  return std::string(kPrefix).append(name);
-}
-
 void addIfAny(Message& message, std::string name, std::string value) {
   if (!value.empty()) message.headers.emplace_back(std::move(name), std::move(value));
 }
@@ -63,13 +59,17 @@ std::string asRfc3339(std::string time) {
   return time + 'Z';
 }
 
-std::string attribute(const Message& message, const std::string& name) {
+std::string attribute(const Message& message, std::string_view name) {
   if (message.attributes && name == "time") return message.attributes->time;
   if (message.attributes && name == "partitionkey") return message.attributes->key;
   if (message.attributes && name == "expirytime") return message.attributes->expiresAt;
-  if (const auto* value = findHeader(message, cloudEvents(name))) return *value;
-  const auto* value = findHeader(message, std::string(kOtherPrefix) + name);
-  return value != nullptr ? *value : std::string();
+  const std::string* other = nullptr;
+  for (const auto& [header, value] : message.headers) {
+    if (!header.ends_with(name) || header.size() != kPrefix.size() + name.size()) continue;
+    if (header.starts_with(kPrefix)) return value;
+    if (other == nullptr && header.starts_with(kOtherPrefix)) other = &value;
+  }
+  return other != nullptr ? *other : std::string();
 }
 
 std::string firstOf(const std::string& a, const std::string& b) {
@@ -98,7 +98,7 @@ std::optional<Problem> problemOfHeaders(const Message& message) {
     total += name.size() + value.size() + kHeaderOverhead;
   }
   // Beside the user's own, a message carries the event's attributes and what brokers add.
-  constexpr std::size_t kMost = 2 * EventLimits::kHeaders;
+  constexpr std::size_t kMost = EventLimits::kHeaders + (16U << 10);
   if (total <= kMost) return std::nullopt;
   return Problem{"invalid-event", "headers of " + std::to_string(total) + " bytes; the limit is " +
                                       std::to_string(kMost)};
@@ -127,14 +127,18 @@ const std::string* findHeader(const Message& message, std::string_view name) {
 std::variant<Identity, Problem> identityOf(const Message& message) {
   const auto invalid = [](const char* detail) { return Problem{"invalid-event", detail}; };
   Identity identity;
-  identity.id = firstOf(message.messageId, attribute(message, "id"));
+  identity.id = message.messageId;
+  if (identity.id.empty()) identity.id = attribute(message, "id");
   if (identity.id.empty()) return invalid("no message_id");
   if (!isUuid(identity.id)) return invalid("message_id is not the text of a UUID");
   identity.id = normalizedUuid(identity.id);
-  identity.type = firstOf(firstOf(message.type, attribute(message, "type")), message.routingKey);
+  identity.type = message.type;
+  if (identity.type.empty()) identity.type = attribute(message, "type");
+  if (identity.type.empty()) identity.type = message.routingKey;
   if (identity.type.empty()) return invalid("no type and no routing key");
   if (!isBoundedText(identity.type)) return invalid("its type is not UTF-8 of 1 to 255 bytes");
-  identity.source = firstOf(message.appId, attribute(message, "source"));
+  identity.source = message.appId;
+  if (identity.source.empty()) identity.source = attribute(message, "source");
   if (!isBoundedText(identity.source)) return invalid("its source is not UTF-8 of 1 to 255 bytes");
   identity.key = attribute(message, "partitionkey");
   if (!isBoundedText(identity.key)) return invalid("its key is not UTF-8 of 1 to 255 bytes");

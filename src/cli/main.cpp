@@ -22,6 +22,7 @@ int run(int argc, char** argv) {
   pillion::cli::addMigrateCommand(app);
   pillion::cli::addStatusCommand(app);
   pillion::cli::addReplayCommand(app);
+  pillion::cli::addDeadCommand(app);
   pillion::cli::addRestoreCommands(app);
   try {
     app.parse(argc, argv);

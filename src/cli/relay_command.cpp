@@ -7,6 +7,7 @@
 #include <pillion/relay.hpp>
 #include <thread>
 
+#include "cli/broker_flags.hpp"
 #include "cli/commands.hpp"
 #include "cli/database_flags.hpp"
 
@@ -67,8 +68,7 @@ void addRelayCommand(CLI::App& app) {
       "relay",
       "Publish committed events to RabbitMQ until SIGTERM, which finishes what is in flight");
   addDatabaseFlags(*command, options->database);
-  command->add_option("--amqp-url", options->broker.url,
-                      "RabbitMQ URL; else PILLION_AMQP_URL, else amqp://guest:guest@localhost");
+  addBrokerUrl(*command, options->broker);
   command->add_option("--exchange", options->broker.exchange,
                       "Topic exchange; else PILLION_EXCHANGE, else pillion.events");
   command->add_option("--name", options->name, "Shown by status; else host and process id");

@@ -32,7 +32,29 @@ nlohmann::json holdersAsJson(const std::vector<SpaceHolder>& holders) {
   return list;
 }
 
-void printJson(const OutboxStatus& status) {
+nlohmann::json consumersAsJson(const std::vector<ConsumerStatus>& consumers) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const ConsumerStatus& one : consumers) {
+    list.push_back({{"consumer", one.consumer},
+                    {"failed", one.failed},
+                    {"held", one.held},
+                    {"given_up", one.givenUp},
+                    {"oldest_ms", one.oldest.count()}});
+  }
+  return list;
+}
+
+void printConsumers(const std::vector<ConsumerStatus>& consumers) {
+  for (const ConsumerStatus& one : consumers) {
+    std::printf("consumer %s: %llu failed, %llu held behind them, %llu given up, oldest %.1f s\n",
+                one.consumer.c_str(), static_cast<unsigned long long>(one.failed),
+                static_cast<unsigned long long>(one.held),
+                static_cast<unsigned long long>(one.givenUp),
+                static_cast<double>(one.oldest.count()) / 1000);
+  }
+}
+
+void printJson(const OutboxStatus& status, const std::vector<ConsumerStatus>& consumers) {
   nlohmann::json lanes = nlohmann::json::array();
   for (const LaneStatus& lane : status.lanes) {
     lanes.push_back({{"lane", lane.lane},
@@ -52,7 +74,8 @@ void printJson(const OutboxStatus& status) {
                                 {"ring_children_in_use", status.childrenInUse},
                                 {"ring_bytes", status.bytes},
                                 {"space_holders", holdersAsJson(status.spaceHolders)},
-                                {"lanes", lanes}};
+                                {"lanes", lanes},
+                                {"consumers", consumersAsJson(consumers)}};
   std::printf("%s\n", document.dump(2).c_str());
 }
 
@@ -125,12 +148,16 @@ void printText(const OutboxStatus& status) {
 void addStatusCommand(CLI::App& app) {
   auto chosen = std::make_shared<Chosen>();
   auto* command = app.add_subcommand(
-      "status", "Show pending and parked events, and the cursor and holder of each lane");
+      "status",
+      "Show pending and parked events, the cursor and holder of each lane, and what consumers "
+      "have parked");
   addDatabaseFlags(*command, chosen->database);
   command->add_flag("--json", chosen->json, "For programs");
   command->callback([chosen] {
     const OutboxStatus status = readOutboxStatus(chosen->database);
-    chosen->json ? printJson(status) : printText(status);
+    const auto consumers = readInboxStatus(chosen->database);
+    chosen->json ? printJson(status, consumers) : printText(status);
+    if (!chosen->json) printConsumers(consumers);
   });
 }
 

@@ -10,8 +10,8 @@
 
 #include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
+#include "inbox/consumer_parts.hpp"
 #include "inbox/delivery_queue.hpp"
-#include "inbox/handler_table.hpp"
 #include "inbox/subscription.hpp"
 #include "inbox/worker.hpp"
 #include "postgres/connection.hpp"
@@ -75,10 +75,8 @@ void validate(const std::string& queue, const std::vector<std::string>& patterns
 }  // namespace
 
 /// Shared with its threads, since one that a handler never returns to is left behind by stop().
-struct EventConsumer::State : std::enable_shared_from_this<EventConsumer::State> {
-  ConsumerOptions options;
-  amqp::ConsumerTopology topology;
-  inbox::HandlerTable handlers;
+struct EventConsumer::State : inbox::ConsumerParts,
+                              std::enable_shared_from_this<EventConsumer::State> {
   inbox::Counters counters;
 
   /// From a start() to the stop() after it.
@@ -231,6 +229,10 @@ ConsumerStats EventConsumer::stats() const {
   const std::scoped_lock lock(state_->runMutex);
   if (state_->run) stats.longestRunning = state_->run->watch.longest();
   return stats;
+}
+
+const inbox::ConsumerParts& EventConsumer::parts() const {
+  return *state_;
 }
 
 const std::string& EventConsumer::queue() const {

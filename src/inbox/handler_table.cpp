@@ -8,7 +8,7 @@ const Handler* HandlerTable::find(const std::string& type) const {
   const Handler* first = nullptr;
   for (const auto& [pattern, handler] : handlers_) {
     if (pattern == type) return &handler;
-    if (first == nullptr && matchesTopic(pattern, type)) first = &handler;
+    if (first == nullptr && (pattern == "#" || matchesTopic(pattern, type))) first = &handler;
   }
   return first;
 }

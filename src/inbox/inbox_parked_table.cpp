@@ -132,4 +132,25 @@ void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const Pa
           {std::to_string(event.seq), failure.verdict, failure.error, millisecondsOf(wait)});
 }
 
+std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto counts = tx.exec(inSchema(
+      "select consumer, count(*) filter (where verdict is null and next_attempt_at is not null),"
+      " count(*) filter (where next_attempt_at is null), count(*) filter (where verdict is not"
+      " null), (extract(epoch from clock_timestamp() - min(parked_at)) * 1000)::bigint"
+      " from {schema}.inbox_parked group by consumer order by consumer",
+      schema));
+  std::vector<ConsumerStatus> consumers;
+  for (const auto& row : counts) {
+    const auto number = [&](int column) {
+      return static_cast<std::uint64_t>(integerOf(row[column]));
+    };
+    consumers.push_back({.consumer = textOf(row[0]),
+                         .failed = number(1),
+                         .held = number(2),
+                         .givenUp = number(3),
+                         .oldest = Wait(integerOf(row[4]))});
+  }
+  return consumers;
+}
+
 }  // namespace pillion::inbox

@@ -3,8 +3,10 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <pillion/status.hpp>
 #include <pqxx/pqxx>
 #include <string>
+#include <vector>
 
 #include "inbox/inbox.hpp"
 
@@ -43,5 +45,7 @@ void removeParked(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const ParkedEvent& event);
 void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                  const Failure& failure, Wait wait);
+
+std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema);
 
 }  // namespace pillion::inbox

@@ -42,6 +42,7 @@ TEST_CASE("publisher, relay, consumer and status work with the rights that the m
   consumerOptions.broker = brokerOptions(exchange);
   const auto consumer = EventConsumer::create(uniqueName("rights"), {"#"}, consumerOptions);
   consumer->onEvent("#", [](const Event&, Transaction&) {});
+  consumer->onEvent("rejected", [](const Event&, Transaction&) { throw RejectEvent("no"); });
   consumer->start();
 
   auto options = relayOptions(database, exchange);
@@ -60,4 +61,9 @@ TEST_CASE("publisher, relay, consumer and status work with the rights that the m
 
   CHECK(eventually(20s, [&] { return consumer->stats().applied == 3; }));
   CHECK(eventually(10s, [&] { return readOutboxStatus(as(database, "app_status")).pending == 0; }));
+
+  // A handler that fails needs more of them than one that does not.
+  publisher->publish(Event("rejected", 1).setKey("k"));
+  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
+  CHECK(readInboxStatus(as(database, "app_status")).empty());
 }

@@ -1,0 +1,100 @@
+#include <pillion/error.hpp>
+#include <pillion/testing.hpp>
+
+#include "base/wake_event.hpp"
+#include "event/timestamp.hpp"
+#include "inbox/consumer_parts.hpp"
+#include "inbox/delivery.hpp"
+#include "inbox/postgres_inbox.hpp"
+
+namespace pillion::testing {
+namespace {
+
+void addIfAny(amqp::Message& message, const char* name, const std::string& value) {
+  if (!value.empty()) message.headers.emplace_back(name, value);
+}
+
+/// As a relay would send it.
+amqp::Message messageOf(const Event& event) {
+  amqp::Message message;
+  message.routingKey = message.type = event.type();
+  message.messageId = event.id();
+  message.appId = event.source().empty() ? "test" : event.source();
+  message.contentType = event.contentType();
+  message.correlationId = event.correlationId();
+  message.body = event.bytes();
+  addIfAny(message, "cloudEvents_time", toRfc3339(event.time()));
+  addIfAny(message, "cloudEvents_partitionkey", event.key());
+  if (event.expiresAt()) addIfAny(message, "cloudEvents_expirytime", toRfc3339(*event.expiresAt()));
+  addIfAny(message, "pillion-causation-id", event.causationId());
+  addIfAny(message, "traceparent", event.traceparent());
+  addIfAny(message, "tracestate", event.tracestate());
+  for (const auto& [name, value] : event.headers()) message.headers.emplace_back(name, value);
+  return message;
+}
+
+Delivered resultOf(inbox::Outcome outcome) {
+  switch (outcome) {
+    case inbox::Outcome::Duplicate:
+      return {Outcome::Duplicate, ""};
+    case inbox::Outcome::Ignored:
+      return {Outcome::Ignored, ""};
+    case inbox::Outcome::Discarded:
+      return {Outcome::Invalid, "outside of the dedupe window"};
+    default:
+      return {Outcome::Applied, ""};
+  }
+}
+
+Delivered resultOf(const inbox::BatchStopped& stopped) {
+  const inbox::Failure& failure = stopped.failure();
+  if (!stopped.isEvent()) return {Outcome::Invalid, failure.verdict + ": " + failure.error};
+  return {failure.verdict.empty() ? Outcome::Failed : Outcome::Rejected, failure.error};
+}
+
+}  // namespace
+
+struct HandlerDriver::State {
+  explicit State(const inbox::ConsumerParts& consumer)
+      : parts(consumer),
+        inbox(consumer.options.database, consumer.topology.queue, consumer.options.dedupeWindow) {}
+
+  const inbox::ConsumerParts& parts;
+  inbox::PostgresInbox inbox;
+  base::WakeEvent wake;
+  inbox::DeliveryQueue queue{wake};
+  inbox::HandlerWatch watch;
+  std::uint64_t tag = 0;
+};
+
+HandlerDriver::HandlerDriver(const EventConsumer& consumer)
+    : state_(std::make_unique<State>(consumer.parts())) {
+  state_->queue.newChannel();
+}
+
+HandlerDriver::~HandlerDriver() = default;
+
+Delivered HandlerDriver::deliver(const Event& event) {
+  State& state = *state_;
+  amqp::Delivery delivery;
+  delivery.tag = ++state.tag;
+  delivery.message = messageOf(event);
+  state.queue.push(std::move(delivery));
+  const auto jobs = state.queue.pop({}, std::chrono::milliseconds(0), std::stop_token());
+  const inbox::Handling handling{.handlers = state.parts.handlers,
+                                 .inbox = state.inbox,
+                                 .queue = state.queue,
+                                 .watch = state.watch,
+                                 .parked = ParkedPolicy::Continue,
+                                 .outsideWindow = state.parts.options.outsideWindow};
+  Delivered delivered;
+  try {
+    delivered = resultOf(inbox::attemptBatch(jobs, handling).front());
+  } catch (const inbox::BatchStopped& stopped) {
+    delivered = resultOf(stopped);
+  }
+  state.queue.release(jobs);
+  return delivered;
+}
+
+}  // namespace pillion::testing

@@ -1,0 +1,81 @@
+#include <nlohmann/json.hpp>
+#include <pillion/error.hpp>
+#include <pillion/testing.hpp>
+#include <pqxx/pqxx>
+
+#include "event/timestamp.hpp"
+#include "migrate/schema_check.hpp"
+#include "outbox/outbox_table.hpp"
+#include "postgres/connection.hpp"
+
+namespace pillion::testing {
+namespace {
+
+constexpr std::size_t kMostEvents = 10'000;
+constexpr std::size_t kMostBytes = std::size_t{1} << 30;
+
+Event::Time timeOf(std::string column) {
+  column[10] = 'T';
+  return fromRfc3339(column + 'Z').value();
+}
+
+Event eventFrom(const Row& row) {
+  Event event = Event::ofBytes(row.type, row.payload, row.contentType);
+  event.setId(row.eventId)
+      .setSource(row.source)
+      .setKey(row.key)
+      .setTime(timeOf(row.time))
+      .setCorrelationId(row.correlationId)
+      .setCausationId(row.causationId)
+      .setTrace(row.traceparent, row.tracestate);
+  if (!row.expiresAt.empty()) event.setExpiresAt(timeOf(row.expiresAt));
+  if (row.headers.empty()) return event;
+  const auto headers = nlohmann::json::parse(row.headers);
+  for (const auto& [name, value] : headers.items()) {
+    event.setHeader(name, value.get<std::string>());
+  }
+  return event;
+}
+
+}  // namespace
+
+struct OutboxDrain::State {
+  explicit State(const DatabaseOptions& options)
+      : schema(postgres::schemaOf(options)),
+        connection(postgres::connect(options, "outbox drain")),
+        reader(schema, kMostEvents, kMostBytes) {}
+
+  std::string schema;
+  std::unique_ptr<pqxx::connection> connection;
+  outbox::OutboxReader reader;
+  outbox::Position position;
+};
+
+OutboxDrain::OutboxDrain(const DatabaseOptions& options)
+    : state_(std::make_unique<State>(options)) {
+  postgres::guarded("opening the outbox", [&] {
+    pqxx::nontransaction tx{*state_->connection};
+    migrate::requireCurrentSchema(tx, state_->schema);
+    const auto now = tx.exec("select pg_current_snapshot()::text");
+    state_->position.done = outbox::Snapshot::parse(now[0][0].c_str());
+  });
+}
+
+OutboxDrain::~OutboxDrain() = default;
+
+std::vector<Event> OutboxDrain::take() {
+  std::vector<Event> events;
+  postgres::guarded("reading the outbox", [&] {
+    pqxx::nontransaction tx{*state_->connection};
+    const auto live = state_->reader.fetchLive(tx, state_->position);
+    if (live.cut) {
+      throw Error("more than " + std::to_string(kMostEvents) +
+                  " events since the last call of take()");
+    }
+    for (const Row& row : live.rows) events.push_back(eventFrom(row));
+    state_->position.done = live.now;
+  });
+  return events;
+}
+
+}  // namespace pillion::testing

@@ -1,0 +1,255 @@
+// Dead letters: looked at, sent again, discarded.
+#define PILLION_TEST_MAIN
+#include <nlohmann/json.hpp>
+#include <pillion/dead_letters.hpp>
+
+#include "consumer_fixture.hpp"
+
+namespace pillion::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct Said {
+  int status = 0;
+  std::string text;
+  [[nodiscard]] nlohmann::json json() const { return nlohmann::json::parse(text); }
+};
+
+/// `pillion dead …` for a service.
+Said dead(const World& world, const std::string& verb, const std::string& service,
+          const std::vector<std::string>& arguments, const std::string& failpoints = "") {
+  support::ProcessOptions options;
+  options.command = {PILLION_PROGRAM, "dead", verb, "--service", service};
+  options.command.insert(options.command.end(), arguments.begin(), arguments.end());
+  options.environment = environmentFor(world.database, world.exchange);
+  options.environment["PILLION_FAILPOINTS"] = failpoints;
+  const auto result = support::run(options);
+  return {result.status, result.output};
+}
+
+/// A consumer that rejects every event while `broken`, and else writes the journal.
+struct Scene {
+  explicit Scene(const std::string& name) : service(name) {
+    consumer = EventConsumer::create(service, {"#"}, world.consumerOptions());
+    consumer->onEvent("#", [this](const Event& event, Transaction& tx) {
+      if (broken) throw RejectEvent("wrong warehouse");
+      writeJournal(event, tx);
+    });
+    consumer->start();
+  }
+
+  /// So many dead letters, numbered from 1.
+  std::vector<Event> kill(std::size_t count) {
+    auto events = numberedEvents(count, "a");
+    send(world.exchange, events);
+    REQUIRE(eventually(20s, [&] { return consumer->stats().deadLettered == count; }));
+    REQUIRE(eventually(20s, [&] { return letters() == static_cast<long>(count); }));
+    return events;
+  }
+  [[nodiscard]] long letters() const {
+    return Servers::mq().queueDepth(consumer->queue() + ".dead");
+  }
+  [[nodiscard]] std::vector<std::string> idsInOrder() const {
+    std::vector<std::string> ids;
+    const auto listed = dead(world, "list", service, {"--json"}).json();
+    for (const auto& letter : listed["letters"]) {
+      ids.push_back(letter["id"]);
+    }
+    return ids;
+  }
+
+  World world;
+  std::string service;
+  std::atomic<bool> broken{true};
+  std::unique_ptr<EventConsumer> consumer;
+};
+
+}  // namespace
+
+TEST_CASE("a dead letter is listed, shown, redriven and applied once") {
+  Scene scene("morgue");
+  const auto events = scene.kill(1);
+  const std::string id = events[0].id();
+
+  const auto listed = dead(scene.world, "list", "morgue", {"--json"}).json();
+  CHECK(listed["queue"] == "morgue.events");
+  REQUIRE(listed["letters"].size() == 1);
+  const auto& letter = listed["letters"][0];
+  CHECK(letter["id"] == id);
+  CHECK(letter["type"] == "order.placed");
+  CHECK(letter["reason"] == "rejected");
+  CHECK(letter["error"] == "wrong warehouse");
+  CHECK(letter["attempts"] == 1);
+  CHECK(letter["key"] == "a");
+  CHECK(letter["queue"] == "morgue.events");
+  CHECK(letter["exchange"] == scene.world.exchange);
+  CHECK(letter["routing_key"] == "order.placed");
+  CHECK(dead(scene.world, "list", "morgue", {}).text.find(id) != std::string::npos);
+  const auto shown = dead(scene.world, "show", "morgue", {"--id", id}).text;
+  CHECK(shown.find("{\"number\":1}") != std::string::npos);
+  CHECK(shown.find("pillion-dead-first-at: 20") != std::string::npos);
+
+  scene.broken = false;
+  const auto redriven = dead(scene.world, "redrive", "morgue", {"--id", id, "--json"}).json();
+  CHECK(redriven["redriven"] == 1);
+  CHECK(eventually(20s, [&] { return scene.world.journal() == 1; }));
+  CHECK(scene.letters() == 0);
+  send(scene.world.exchange, events[0]);  // once more, from the producer
+  CHECK(eventually(20s, [&] { return scene.consumer->stats().duplicates == 1; }));
+  CHECK(scene.world.journal() == 1);
+}
+
+TEST_CASE("a redriven event that fails again dies again, with its first origin") {
+  Scene scene("stubborn");
+  scene.kill(1);
+  CHECK(dead(scene.world, "redrive", "stubborn", {"--all"}).status == 0);
+  CHECK(eventually(20s, [&] { return scene.consumer->stats().deadLettered == 2; }));
+  const auto letters = readDeadLetters(scene.consumer->queue(), 1);
+  REQUIRE(letters.size() == 1);
+  CHECK(header(letters[0], "pillion-dead-exchange") == scene.world.exchange);
+  CHECK(header(letters[0], "pillion-dead-routing-key") == "order.placed");
+  CHECK(header(letters[0], "pillion-original-exchange") == "(none)");
+}
+
+TEST_CASE("a redrive that is killed between confirm and ack is applied once when it is repeated") {
+  Scene scene("cut");
+  scene.kill(3);
+  scene.broken = false;
+  const auto killed = dead(scene.world, "redrive", "cut", {"--all"}, "dead.redriven=kill@2");
+  CHECK(killed.status == kKilled);
+  CHECK(eventually(20s, [&] { return scene.letters() == 2; }));
+  CHECK(eventually(20s, [&] { return scene.world.journal() == 2; }));
+  CHECK(dead(scene.world, "redrive", "cut", {"--all"}).status == 0);
+  CHECK(eventually(20s, [&] { return scene.world.journal() == 3; }));
+  CHECK(eventually(20s, [&] { return scene.consumer->stats().duplicates == 1; }));
+  CHECK(scene.world.journalIds() == 3);
+}
+
+TEST_CASE("redrive goes to this service's queue only") {
+  Scene scene("one");
+  const auto other = journalConsumer(scene.world, "two");
+  other->start();
+  scene.kill(1);
+  CHECK(eventually(20s, [&] { return other->stats().applied == 1; }));
+  scene.broken = false;
+  CHECK(dead(scene.world, "redrive", "one", {"--all"}).status == 0);
+  CHECK(eventually(20s, [&] { return scene.consumer->stats().applied == 1; }));
+  CHECK(other->stats().delivered == 1);
+}
+
+TEST_CASE("letters that are not chosen stay, in their order") {
+  Scene scene("orderly");
+  const auto events = scene.kill(5);
+  CHECK(dead(scene.world, "discard", "orderly", {"--id", events[2].id(), "--json"})
+            .json()["discarded"] == 1);
+  CHECK(eventually(20s, [&] { return scene.letters() == 4; }));
+  const auto numbers = [&] {
+    std::string text;
+    for (const auto& id : scene.idsInOrder()) {
+      for (std::size_t i = 0; i < events.size(); ++i) {
+        if (events[i].id() == id) text += std::to_string(i + 1);
+      }
+    }
+    return text;
+  };
+  CHECK(numbers() == "1245");
+  CHECK(dead(scene.world, "discard", "orderly", {"--limit", "2"}).status == 0);
+  CHECK(numbers() == "45");
+}
+
+TEST_CASE("letters are chosen by type, reason and age") {
+  Scene scene("choosy");
+  scene.kill(2);
+  const auto count = [&](std::vector<std::string> arguments) {
+    arguments.emplace_back("--json");
+    return dead(scene.world, "list", "choosy", arguments).json()["letters"].size();
+  };
+  CHECK(count({"--type", "order.*"}) == 2);
+  CHECK(count({"--type", "order"}) == 0);
+  CHECK(count({"--reason", "rejected"}) == 2);
+  CHECK(count({"--reason", "handler-failed"}) == 0);
+  CHECK(count({"--older-than", "1h"}) == 0);
+  CHECK(count({"--newer-than", "1h"}) == 2);
+  CHECK(count({"--limit", "1"}) == 1);
+  CHECK(count({"--id", "0197f22e-79b0-7cc3-98c4-dc0c0c07398f"}) == 0);
+}
+
+TEST_CASE("--dry-run counts and changes nothing") {
+  Scene scene("careful");
+  scene.kill(2);
+  CHECK(dead(scene.world, "redrive", "careful", {"--all", "--dry-run", "--json"})
+            .json()["redriven"] == 2);
+  CHECK(dead(scene.world, "discard", "careful", {"--all", "--dry-run"}).text ==
+        "dry run: 2 of 2 dead letters would be discarded\n");
+  CHECK(eventually(20s, [&] { return scene.letters() == 2; }));
+  CHECK(scene.consumer->stats().delivered == 2);
+}
+
+TEST_CASE("nothing is redriven or discarded without a choice, nor for a queue that is not there") {
+  Scene scene("strict");
+  for (const std::string verb : {"redrive", "discard"}) {
+    const auto said = dead(scene.world, verb, "strict", {});
+    CHECK(said.status == 2);
+    CHECK(said.text.find("--all") != std::string::npos);
+  }
+  const auto wrong = dead(scene.world, "list", "nobody", {});
+  CHECK(wrong.status == 2);
+  CHECK(wrong.text.find("'nobody.events.dead' does not exist") != std::string::npos);
+  CHECK(dead(scene.world, "list", "strict", {"--older-than", "soon"}).status == 2);
+}
+
+TEST_CASE("a redrive to a queue that is gone says so and keeps the letter") {
+  Scene scene("gone");
+  scene.kill(1);
+  scene.consumer->stop();
+  Servers::mq().deleteQueue("gone.events");
+  const auto said = dead(scene.world, "redrive", "gone", {"--all"});
+  CHECK(said.status == 2);
+  CHECK(said.text.find("'gone.events' takes no message") != std::string::npos);
+  CHECK(eventually(20s, [&] { return scene.letters() == 1; }));
+}
+
+TEST_CASE("a letter that the broker moved after its delivery limit can be redriven") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.deliveryLimit = 1;
+  {
+    const auto first = journalConsumer(options, "limited");
+    first->start();
+  }
+  send(world.exchange, numberedEvents(1)[0]);
+  for (int death = 0; death < 4 && Servers::mq().queueDepth("limited.events") > 0; ++death) {
+    ConsumerProcess victim(world, "limited", "delivery.claimed=kill@1", {"deliveryLimit=1"});
+    CHECK(eventually(20s, [&] {
+      return !victim.process().running() || Servers::mq().queueDepth("limited.events") == 0;
+    }));
+  }
+  REQUIRE(eventually(20s, [&] { return Servers::mq().queueDepth("limited.events.dead") == 1; }));
+  const auto letter = dead(world, "list", "limited", {"--json"}).json()["letters"][0];
+  CHECK(letter["reason"] == "delivery-limit");
+  CHECK(letter["queue"] == "limited.events");
+  CHECK(dead(world, "redrive", "limited", {"--reason", "delivery-limit"}).status == 0);
+  ConsumerProcess next(world, "limited", "", {"deliveryLimit=1"});
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  next.stop();
+}
+
+TEST_CASE("an event outside of the window is applied only when its redrive says so") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.dedupeWindow = 24h;
+  const auto consumer = journalConsumer(options, "late");
+  consumer->start();
+  auto message = messageOf(numberedEvents(1)[0]);
+  message.messageId = "018f0000-0000-7000-8000-000000000001";  // of 2024
+  send(world.exchange, std::vector<amqp::Message>{message});
+  REQUIRE(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
+  CHECK(dead(world, "redrive", "late", {"--all"}).status == 0);
+  REQUIRE(eventually(20s, [&] { return consumer->stats().deadLettered == 2; }));
+  CHECK(world.journal() == 0);
+  CHECK(dead(world, "redrive", "late", {"--all", "--outside-window"}).status == 0);
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+}
+
+}  // namespace pillion::test
