@@ -44,3 +44,62 @@ create table inbox_parked (
 ) with (fillfactor = 80);
 create index inbox_parked_key on inbox_parked (consumer, key, seq);
 create index inbox_parked_due on inbox_parked (consumer, next_attempt_at) where next_attempt_at is not null;
+
+-- The document as jsonb keeps it: of two members with one name, the second. As it is, when jsonb does
+-- not take it for another reason.
+create function event_json_kept(document text) returns text language plpgsql immutable as $$
+begin
+  return replace(document, '\u0000', '\u0001')::jsonb::text;
+exception when others then
+  return document;
+end $$;
+
+-- As before (0003), and: not more than a million values, each of which takes memory when it is parsed,
+-- and no name twice in one object, of which readers disagree which counts (RFC 8259, section 4).
+create or replace function check_event_json(document text) returns void language plpgsql as $$
+declare
+  bare text;
+  kept text;
+  levels int := 0;
+begin
+  kept := event_json_kept(document);
+  if length(document) - length(replace(document, ':', '')) <> length(kept) - length(replace(kept, ':', ''))
+     or length(document) - length(translate(document, '[{,', '')) > 999999 then
+    bare := regexp_replace(document, '"([^"\\]|\\.)*"', '""', 'g');
+    if length(bare) - length(translate(bare, '[{,', '')) > 999999 then
+      perform refuse_event('data', 'holds more than 1000000 JSON values');
+    end if;
+    kept := regexp_replace(kept, '"([^"\\]|\\.)*"', '""', 'g');
+    if length(bare) - length(replace(bare, ':', '')) <> length(kept) - length(replace(kept, ':', '')) then
+      perform refuse_event('data', 'has a JSON object in which a name occurs twice');
+    end if;
+  end if;
+  if position('\u' in document) > 0 then
+    begin  -- jsonb knows surrogates; a zero, which it refuses, is no fault
+      perform replace(document, '\u0000', '\u0001')::jsonb;
+    exception when invalid_text_representation or untranslatable_character then
+      perform refuse_event('data', 'escapes half a surrogate pair');
+    end;
+  end if;
+  if length(document) - length(translate(document, '[{', '')) <= 256
+     and document !~ '[0-9]{100}|[eE][+]?[0-9]{3}' then
+    return;
+  end if;
+  bare := regexp_replace(document, '"([^"\\]|\\.)*"', '""', 'g');
+  if bare ~ '[0-9]{100}|[eE][+]?[0-9]{3}' then
+    begin
+      if exists (select from regexp_matches(bare, '[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?', 'g') n
+                  where n[1]::numeric > 1.7976931348623157e308) then
+        perform refuse_event('data', 'holds a number larger than any double');
+      end if;
+    exception when numeric_value_out_of_range or invalid_text_representation then
+      perform refuse_event('data', 'holds a number larger than any double');
+    end;
+  end if;
+  bare := translate(regexp_replace(bare, '[^][{}]+', '', 'g'), '{}', '[]');
+  while bare <> '' loop  -- each pass takes the innermost level away
+    levels := levels + 1;
+    if levels > 256 then perform refuse_event('data', 'is nested deeper than 256 levels'); end if;
+    bare := replace(bare, '[]', '');
+  end loop;
+end $$;

@@ -1,4 +1,6 @@
 // Messages that are no valid events, and ids that the inbox does or does not remember.
+#include <thread>
+
 #include "base/random.hpp"
 #include "consumer_fixture.hpp"
 #include "event/event_id.hpp"
@@ -201,6 +203,39 @@ struct Memory {
 constexpr hours kSurelyGone{14 * 24 + 1 + 19};
 
 }  // namespace
+
+TEST_CASE(
+    "duplicates arriving while a child is emptied: inside the window absorbed, outside dead") {
+  const World world;
+  const auto consumer = journalConsumer(world, "memory");
+  consumer->start();
+  std::vector<amqp::Message> inside;
+  std::vector<amqp::Message> outside;
+  for (int i = 0; i < 20; ++i) {
+    inside.push_back(goodMessage());
+    inside.back().messageId = idOfAge(hours(14 * 24 - 2) - std::chrono::minutes(i));
+    outside.push_back(goodMessage());
+    outside.back().messageId = idOfAge(hours(17 * 24) + std::chrono::minutes(i));
+    // Applied when it was young.
+    world.database.execute(
+        "insert into pillion.inbox (consumer, event_id, source) values ('memory.events', '" +
+        outside.back().messageId + "', 'test')");
+  }
+  send(world.exchange, inside);
+  REQUIRE(eventually(20s, [&] { return world.journal() == 20; }));
+  inbox::PostgresInbox other(world.database.options(), "memory.events", hours(14 * 24));
+  std::jthread forgetter([&] { other.forgetOld(); });
+  for (int round = 0; round < 5; ++round) {
+    send(world.exchange, inside);
+    send(world.exchange,
+         std::span<const amqp::Message>(outside).subspan(static_cast<std::size_t>(round) * 4, 4));
+  }
+  forgetter.join();
+  CHECK(eventually(20s, [&] { return consumer->stats().duplicates == 100; }));
+  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 20; }));
+  CHECK(world.journal() == 20);
+  CHECK(world.inbox() == 20);  // the old ones are gone, the young ones are not
+}
 
 TEST_CASE("forgetting empties the children that left the window and keeps every younger id") {
   Memory memory;

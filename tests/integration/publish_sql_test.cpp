@@ -104,6 +104,12 @@ TEST_CASE("SQL refuses JSON that no consumer could read, in words that hold none
   setup.checkRefused(ofData("'{\"n\":1e400}'::json"), "holds a number larger than any double");
   setup.checkRefused(ofData("repeat('9', 400)::jsonb"), "holds a number larger than any double");
   CHECK(setup.refusal(ofData("'[1e308, 1e-400, \"1e999\"]'")).empty());
+  setup.checkRefused(ofData("'{\"a\":1,\"b\":[{\"c\":1,\"c\":2}]}'"), "a name occurs twice");
+  setup.checkRefused(ofData("'{\"a\":\":\",\"\\u0061\":2}'"), "a name occurs twice");
+  CHECK(setup.refusal(ofData("'[{\"a\":1},{\"a\":\"::\",\"\\u003a\":{\"a\":1}}]'")).empty());
+  setup.checkRefused(ofData("'[' || repeat('1,', 1000000) || '1]'"),
+                     "more than 1000000 JSON values");
+  CHECK(setup.refusal(ofData("'[\"' || repeat(',', 1000000) || '\"]'")).empty());
   setup.checkRefused(ofData("'\"\\ud800\"'::json"), "escapes half a surrogate pair");
   CHECK(setup.refusal(ofData("'\"\\u0000 \\\\u0000 \\ud83d\\ude00\"'")).empty());
   setup.checkRefused(

@@ -101,6 +101,14 @@ TEST_CASE(
   CHECK(consumed.output.find("the ledger says 600 cents") != std::string::npos);
 }
 
+TEST_CASE("a service's own test runs its handlers without a broker") {
+  servers().createDatabase("stock");
+  const auto result = servers().example("stock", "test_handlers");
+  INFO(result.output);
+  CHECK(result.status == 0);
+  CHECK(result.output.find("as expected: it names its cause") != std::string::npos);
+}
+
 TEST_CASE("a relay as a thread of the service delivers what the service commits") {
   prepareDatabase("ticks");
   const auto result = servers().example("ticks", "embedded_relay", {"5"});

@@ -280,3 +280,24 @@ TEST_CASE("what is not UTF-8 is refused: overlong forms, surrogates, cut and str
   CHECK_FALSE(isUtf8Text(std::string_view("\0", 1)));
   CHECK_FALSE(isUtf8Text(std::string_view("a\0b", 3)));
 }
+
+TEST_CASE("JSON in which a name occurs twice in one object is refused, in several it is fine") {
+  const auto publishable = [](const std::string& json) {
+    checkEvent(Event::ofBytes("a.b", json, "application/json"), "source", EventLimits::kPayload);
+  };
+  CHECK_THROWS_AS(publishable(R"({"a":1,"a":2})"), InvalidEvent);
+  CHECK_THROWS_AS(publishable(R"([{"b":{"a":1,"\u0061":2}}])"), InvalidEvent);
+  CHECK_NOTHROW(publishable(R"([{"a":1},{"a":{"a":":,[{"}}])"));
+  CHECK_NOTHROW(publishable(R"({"\"a\":":1,"\\":2})"));
+}
+
+TEST_CASE("values are counted without parsing, and a million of them are the most") {
+  CHECK(shapeOf("1").values == 1);
+  CHECK(shapeOf(R"([1,2,"a,[{"])").values >= 4);
+  CHECK(shapeOf(R"({"a":1,"b":{"c:":2}})").members == 3);
+  std::string many = "[0";
+  for (std::size_t i = 0; i < kJsonValues; ++i) many += ",0";
+  CHECK_THROWS_AS(checkEvent(Event::ofBytes("a.b", many + "]", "application/json"), "source",
+                             EventLimits::kPayload),
+                  InvalidEvent);
+}
