@@ -17,15 +17,15 @@ namespace pillion::inbox {
 
 /// How a delivery ended. Each of them is acked, after what is in the second column.
 ///
-/// | outcome      | what is safe before the ack            | because |
-/// |--------------|----------------------------------------|---------------------------------------|
-/// | Applied      | effects and id, in one commit          | the handler returned | | Duplicate |
-/// nothing new                            | the id was there already              | | Ignored |
-/// nothing                                | there is no handler for the type      | | Parked |
-/// event and id in the database           | its handler failed, or rejected it    | | Held | event
-/// and id in the database           | an earlier one of its key is parked   | | Discarded    |
-/// nothing                                | outside the window, and policy says so | | DeadLettered
-/// | a copy in the dead-letter queue        | no event, or outside the window       |
+/// | outcome      | what is safe before the ack     | because                             |
+/// |--------------|---------------------------------|-------------------------------------|
+/// | Applied      | effects and id, in one commit   | the handler returned                |
+/// | Duplicate    | nothing new                     | the id was there already            |
+/// | Ignored      | nothing                         | there is no handler for the type    |
+/// | Parked       | event and id in the database    | its handler failed, or rejected it  |
+/// | Held         | event and id in the database    | an earlier one of its key is parked |
+/// | Discarded    | nothing                         | outside the window, by policy       |
+/// | DeadLettered | a copy in the dead-letter queue | no event, or outside the window     |
 enum class Outcome { Applied, Duplicate, Ignored, Parked, Held, Discarded, DeadLettered };
 
 /// A batch ended at one of its deliveries; nothing of it was committed. Alone, that delivery is to
