@@ -8,6 +8,7 @@
 #include <pillion/options.hpp>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 namespace pillion {
 
@@ -66,9 +67,15 @@ struct RelayOptions {
   bool fence = true;
 
   /// What a parked event means for the later events of its key. The same for all relays of an
-  /// outbox. With Hold the relay remembers every key that has parked events (about 100 bytes each),
-  /// and a key whose event the broker refuses for good waits until an operator discards it.
+  /// outbox. With Hold the relay remembers every key that has parked events (about 200 bytes each),
+  /// and a key whose event the broker refuses for good waits until an operator discards it (deletes
+  /// its row from the table `parked`, which is noticed within a second for each hundred such keys).
   ParkedPolicy parked = ParkedPolicy::Continue;
+
+  /// Types of events that hold their key when they are parked, whatever `parked` says of the
+  /// others: topic patterns (`*` one word, `#` any number of words), such as "order.#". All later
+  /// events of the key wait, of whatever type.
+  std::vector<std::string> holdTypes = {};
 
   /// Park, unless losing the event is right when nobody listens.
   UnroutablePolicy unroutable = UnroutablePolicy::Park;

@@ -89,6 +89,9 @@ void addRelayCommand(CLI::App& app) {
       ->transform(CLI::CheckedTransformer(std::map<std::string, ParkedPolicy>{
           {"continue", ParkedPolicy::Continue}, {"hold", ParkedPolicy::Hold}}))
       ->default_str("continue");
+  command->add_option(
+      "--hold", options->holdTypes,
+      "Types (topic patterns) that hold their key when parked, whatever --parked is");
   command
       ->add_option("--unroutable", options->unroutable, "What happens to an event without a queue")
       ->transform(CLI::CheckedTransformer(std::map<std::string, UnroutablePolicy>{

@@ -8,7 +8,7 @@
 #include "base/clock.hpp"
 #include "base/failpoint.hpp"
 #include "event/timestamp.hpp"
-#include "inbox/topic_pattern.hpp"
+#include "event/topic_pattern.hpp"
 
 namespace pillion {
 namespace {
@@ -71,7 +71,7 @@ bool matches(const DeadLetterFilter& filter, const DeadLetter& letter,
              const amqp::Message& message) {
   if (!filter.id.empty() && filter.id != letter.id) return false;
   if (!filter.reason.empty() && filter.reason != letter.reason) return false;
-  if (!filter.type.empty() && !inbox::matchesTopic(filter.type, letter.type)) return false;
+  if (!filter.type.empty() && !matchesTopic(filter.type, letter.type)) return false;
   if (!filter.olderThan && !filter.newerThan) return true;
   const auto age = ageOf(letter, message);
   if (!age) return false;

@@ -1,6 +1,6 @@
 #include "inbox/handler_table.hpp"
 
-#include "inbox/topic_pattern.hpp"
+#include "event/topic_pattern.hpp"
 
 namespace pillion::inbox {
 

@@ -50,7 +50,7 @@ struct ParkedSummary {
 /// Events that waited behind others of their keys.
 struct HeldRows {
   std::vector<Row> rows;
-  std::set<std::string> headed;  // keys that wait for an event parked for another reason
+  std::set<std::string> headed;  // keys that an event holds that is parked for another reason
   bool cut = false;              // there may be more
 };
 
@@ -62,18 +62,31 @@ struct Checkpoint {
   ParkedChanges parked;
 };
 
+/// From so many relays on that ended in a row without having moved a lane's cursor, one of its
+/// events is suspected.
+inline constexpr int kCrashesToSuspect = 3;
+
 /// What a look at the other relays led to.
 struct Balance {
-  Cursor taken;     // lanes that are this relay's now
-  int surplus = 0;  // so many should be given to others
-  int crashes = 0;  // so many relays in a row ended without having moved a cursor of theirs
-  std::vector<std::int64_t> suspects;  // what was about to be sent when the last of them ended
-  int relays = 1;                      // alive, this one included
+  Cursor taken;          // lanes that are this relay's now
+  int surplus = 0;       // so many should be given to others
+  int crashes = 0;       // so many relays in a row ended without having moved one of the taken
+  Lanes endangered = 0;  // those of the taken where they were enough to suspect an event
+  std::set<std::int64_t> suspects;  // what was about to be sent there, each time
+};
+
+/// Which parked events hold their key: those of some types, or all.
+struct HoldPolicy {
+  bool everything = false;
+  std::vector<std::string> types;  // topic patterns
+
+  [[nodiscard]] bool any() const { return everything || !types.empty(); }
+  [[nodiscard]] bool holds(const std::string& type) const;
 };
 
 /// The relay's whole view of the database: narrow, so that a simulator can stand in for it.
-/// One thread. Every call throws DatabaseError when the database is away; the log is then useless
-/// and a new one is opened.
+/// One thread. Every call throws DatabaseError when the database is away, or refuses what it is
+/// asked for; the log is then useless and a new one is opened.
 class EventLog {
  public:
   virtual ~EventLog() = default;
@@ -92,17 +105,17 @@ class EventLog {
   /// Gives all lanes back at the cursor of the last checkpoint.
   virtual void release() = 0;
 
-  /// Notes that the event is about to be handled, for the case that this process ends over it.
-  virtual void suspect(int lane, std::int64_t id) = 0;
+  /// Notes which event is about to be handled, for the case that this process ends over it;
+  /// nothing: none is.
+  virtual void suspect(std::optional<std::int64_t> id) = 0;
 
-  /// What is parked of these lanes. The keys are all with parked events, when `hold`; else only
-  /// those with events that waited while the policy was another one.
-  virtual ParkedSummary parkedSummary(Lanes lanes, bool hold) = 0;
+  /// What is parked of these lanes. The keys are those with events that are held, or hold others.
+  virtual ParkedSummary parkedSummary(Lanes lanes, const HoldPolicy& hold) = 0;
   /// The oldest unroutable events of a type, at most `limit`, and no more bytes than a page.
   virtual std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) = 0;
-  /// The oldest held events of these keys up to one that is parked for another reason; when not
-  /// `hold`, all.
-  virtual HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) = 0;
+  /// The oldest held events of these keys, up to one that is parked for another reason and holds
+  /// its key.
+  virtual HeldRows fetchHeld(const std::vector<std::string>& keys, const HoldPolicy& hold) = 0;
   /// The first refused event with a higher id, if there is one.
   virtual std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) = 0;
 

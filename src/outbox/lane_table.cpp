@@ -46,12 +46,20 @@ Position positionFrom(const pqxx::row& row) {
 
 }  // namespace
 
+namespace {
+
+/// True when the cursor names transactions that this cluster has not seen yet.
+constexpr const char* kCursorAhead =
+    "pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax(coalesce(target,"
+    " done))) from {schema}.lane)";
+
+}  // namespace
+
 void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(statement(
-      "select pg_is_in_recovery(), (select system_identifier from pg_control_system())"
-      " is distinct from (select system_identifier from {schema}.meta),"
-      " pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax(coalesce(target,"
-      " done))) from {schema}.lane)",
+  const auto result = tx.exec(inSchema(
+      std::string("select pg_is_in_recovery(), (select system_identifier from pg_control_system())"
+                  " is distinct from (select system_identifier from {schema}.meta), ") +
+          kCursorAhead,
       schema));
   if (result[0][0].as<bool>()) {
     throw DatabaseError(DatabaseError::Kind::Unavailable,
@@ -66,10 +74,7 @@ void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
 }
 
 void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(
-      statement("select pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax("
-                "coalesce(target, done))) from {schema}.lane)",
-                schema));
+  const auto result = tx.exec(inSchema(std::string("select ") + kCursorAhead, schema));
   if (!result[0][0].as<bool>()) return;
   throw SchemaError("the outbox cursor in schema '" + schema +
                     "' is ahead of this cluster's transaction ids, so they were not kept; run: "
@@ -123,8 +128,8 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
   return shares;
 }
 
-void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token, int limit,
-               Balance& balance) {
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               std::int64_t former, int limit, Balance& balance) {
   // The row lock orders this against a renewal on its way: either that comes first and the row is
   // not expired any more, or it finds itself fenced.
   tx.exec(inSchema(
@@ -132,63 +137,77 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
       schema));
   const auto taken = execute(
       tx,
-      statement("update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
-                " case when l.token is null then 0 else 1 end where l.lane in (select x.lane"
-                " from {schema}.lane x left join {schema}.relay r on r.token = x.token where"
-                " r.token is null or r.fenced order by x.lane limit $2::text::bigint for update of"
-                " x skip locked) returning lane, done::text, target::text, last_id, floor_id,"
-                " crashes, suspect_id",
+      statement("with free as (select x.lane, r.suspect_id from {schema}.lane x left join"
+                " {schema}.relay r on r.token = x.token where (r.token is null or r.fenced) and"
+                " exists (select from {schema}.relay m where m.token = $1::text::bigint and not"
+                " m.fenced) order by x.lane limit $2::text::bigint for update of x skip locked)"
+                " update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
+                " case when l.token is null or l.token = $3::text::bigint then 0 else 1 end"
+                " from free where l.lane = free.lane returning l.lane, done::text, target::text,"
+                " last_id, floor_id, crashes, suspect_id",
                 schema),
-      {std::to_string(token), std::to_string(limit)});
+      {std::to_string(token), std::to_string(limit), std::to_string(former)});
   tx.exec(
       statement("delete from {schema}.relay r where fenced and not exists (select from"
                 " {schema}.lane l where l.token = r.token)",
                 schema));
   for (const auto& row : taken) {
-    balance.taken.add({{positionFrom(row)}});
-    balance.crashes = std::max(balance.crashes, static_cast<int>(integerOf(row[5])));
-    if (!row[6].is_null()) balance.suspects.push_back(integerOf(row[6]));
+    const Position position = positionFrom(row);
+    const int crashes = static_cast<int>(integerOf(row[5]));
+    balance.taken.add({{position}});
+    balance.crashes = std::max(balance.crashes, crashes);
+    if (crashes < kCrashesToSuspect) continue;
+    balance.endangered |= position.lanes;
+    if (!row[6].is_null()) balance.suspects.insert(integerOf(row[6]));
   }
 }
 
 void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                  int lane, std::int64_t id) {
+                  std::optional<std::int64_t> id) {
   execute(tx,
-          statement("update {schema}.lane set suspect_id = $3::text::bigint where lane ="
-                    " $2::text::smallint and token = $1::text::bigint",
+          statement("update {schema}.relay set suspect_id = nullif($2::text, '')::bigint where"
+                    " token = $1::text::bigint",
                     schema),
-          {std::to_string(token), std::to_string(lane), std::to_string(id)});
+          {std::to_string(token), id ? std::to_string(*id) : ""});
+}
+
+std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
+                                      std::int64_t token, std::chrono::milliseconds lease) {
+  const auto renewed =
+      execute(tx,
+              statement("update {schema}.relay set expires_at = clock_timestamp() +"
+                        " $2::text::float8 * interval '1 ms' where token = $1::text::bigint and"
+                        " not fenced returning {schema}.server_state()",
+                        schema),
+              {std::to_string(token), milliseconds(lease)});
+  if (renewed.empty()) return std::nullopt;
+  return textOf(renewed[0][0]);
 }
 
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                   std::chrono::milliseconds lease, const Position& position, Hold hold) {
+                   const Position& position, Hold hold) {
+  // A lane that got no further keeps the number of relays that ended over it.
   const auto result =
       execute(tx,
-              statement("with mine as (update {schema}.relay set expires_at = clock_timestamp()"
-                        " + $2::text::float8 * interval '1 ms' where token = $1::text::bigint"
-                        " and not fenced returning token)"
-                        " update {schema}.lane l set done = $3::text::pg_snapshot,"
-                        " target = nullif($4::text, '')::pg_snapshot,"
-                        " last_id = case when $4::text = '' then null else $5::text::bigint end,"
-                        " floor_id = $6::text::bigint, crashes = 0, suspect_id = null,"
-                        " token = case when $8::text = 'keep' then l.token end from mine"
-                        " where l.token = mine.token and ($7::text::bigint >> l.lane::int) & 1 = 1",
+              statement("update {schema}.lane l set done = $2::text::pg_snapshot,"
+                        " target = nullif($3::text, '')::pg_snapshot,"
+                        " last_id = case when $3::text = '' then null else $4::text::bigint end,"
+                        " floor_id = $5::text::bigint,"
+                        " crashes = case when l.done::text = $2::text and coalesce(l.target::text,"
+                        " '') = $3::text and ($3::text = '' or l.last_id = $4::text::bigint)"
+                        " then l.crashes else 0 end,"
+                        " token = case when $7::text = 'keep' then l.token end from"
+                        " {schema}.relay r where l.token = $1::text::bigint and r.token = l.token"
+                        " and not r.fenced and ($6::text::bigint >> l.lane::int) & 1 = 1",
                         schema),
-              {std::to_string(token), milliseconds(lease), position.done.text, position.target.text,
+              {std::to_string(token), position.done.text, position.target.text,
                std::to_string(position.lastId), std::to_string(position.floor),
                lanesText(position.lanes), hold == Hold::Keep ? "keep" : "give"});
   return static_cast<int>(result.affected_rows()) == countLanes(position.lanes);
 }
 
-bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                std::chrono::milliseconds lease) {
-  const auto result = execute(
-      tx,
-      statement("update {schema}.relay set expires_at = clock_timestamp() + $2::text::float8 *"
-                " interval '1 ms' where token = $1::text::bigint and not fenced",
-                schema),
-      {std::to_string(token), milliseconds(lease)});
-  return result.affected_rows() > 0;
+std::string serverState(pqxx::transaction_base& tx, const std::string& schema) {
+  return textOf(tx.exec(statement("select {schema}.server_state()", schema))[0][0]);
 }
 
 void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {

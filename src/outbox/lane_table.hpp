@@ -46,22 +46,29 @@ struct LaneShares {
 LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
 
 /// Fences every relay that is gone (lease run out, or database session ended) and takes at most
-/// `limit` free lanes for a token, with what is known of the relays that had them. Lanes that
-/// another relay is taking this moment are passed over.
-void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token, int limit,
-               Balance& balance);
+/// `limit` free lanes for a token that is not fenced, with what is known of the relays that had
+/// them. Lanes that another relay is taking this moment are passed over. `former`: the caller's own
+/// token before this one, whose end was no crash.
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               std::int64_t former, int limit, Balance& balance);
 
-/// Notes what a relay is about to send, for whoever takes the lane over from it.
+/// Notes what a relay is about to send, for whoever takes its lanes over.
 void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                  int lane, std::int64_t id);
+                  std::optional<std::int64_t> id);
 
-/// Renews the lease and writes where lanes of a token that is not fenced are; with `Give`, they are
-/// then free. False when the token is fenced or gone, or holds not all of them: roll back.
+/// Renews the lease of a token that is not fenced, and locks it against being fenced until the
+/// transaction ends; returns the server's state. Nothing: the token is fenced or gone.
+std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
+                                      std::int64_t token, std::chrono::milliseconds lease);
+
+/// Writes where lanes of a token that is not fenced are; with `Give`, they are then free. False
+/// when it is fenced, or holds not all of them: roll back.
 enum class Hold { Keep, Give };
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                   std::chrono::milliseconds lease, const Position& position, Hold hold);
-bool renewLease(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                std::chrono::milliseconds lease);
+                   const Position& position, Hold hold);
+
+/// A text that changes when the server restarted, failed over or was promoted.
+std::string serverState(pqxx::transaction_base& tx, const std::string& schema);
 
 /// The incarnation ends: its lanes are free at their last written positions.
 void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);

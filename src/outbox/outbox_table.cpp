@@ -69,7 +69,10 @@ OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx,
                          from.target.text, std::to_string(from.lastId), std::to_string(rowLimit_),
                          std::to_string(byteLimit_), lanesText(from.lanes)});
   Paged page;
-  for (const auto& fields : result) page.rows.push_back(rowFrom(fields, 0));
+  page.server = textOf(result[0][0]);
+  for (std::size_t i = 1; i < static_cast<std::size_t>(result.size()); ++i) {
+    page.rows.push_back(rowFrom(result[static_cast<int>(i)], 1));
+  }
   page.last = page.rows.size() < rowLimit_ && payloadBytes(page.rows) < byteLimit_;
   std::ranges::sort(page.rows, {}, &Row::id);
   return page;
@@ -89,8 +92,7 @@ PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema)
       "select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8 from ("
       " select e.created_at from {schema}.outbox e join {schema}.lane l on l.lane = e.lane"
       " where e.xid >= (select min(pg_snapshot_xmin(done)) from {schema}.lane)"
-      " and not pg_visible_in_snapshot(e.xid, l.done) and not (l.target is not null"
-      " and pg_visible_in_snapshot(e.xid, l.target) and e.id <= l.last_id) limit 1000000) p",
+      " and not {schema}.is_published(e.xid, e.id, l) limit 1000000) p",
       schema));
   PendingCount count;
   count.events = static_cast<std::uint64_t>(integerOf(result[0][0]));
@@ -223,8 +225,7 @@ Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
   const std::string published =
       "select o.* from {schema}.outbox o join {schema}.lane l on l.lane = o.lane"
       " where o.id > $1::text::bigint and o.id <= $2::text::bigint"
-      " and (pg_visible_in_snapshot(o.xid, l.done) or (l.target is not null and"
-      " pg_visible_in_snapshot(o.xid, l.target) and o.id <= l.last_id))"
+      " and {schema}.is_published(o.xid, o.id, l)"
       " and ($3::text = '' or o.created_at >= nullif($3::text, '')::timestamptz)"
       " and ($4::text = '' or o.created_at < nullif($4::text, '')::timestamptz)"
       " and ($5::text = '' or '.' || o.type ~ $5::text)"

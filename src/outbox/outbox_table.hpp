@@ -42,6 +42,7 @@ class OutboxReader {
 
   struct Paged {
     std::vector<Row> rows;  // in id order
+    std::string server;
     bool last = false;
   };
   /// The same up to the frozen `from.target`, in id order above `from.lastId`.

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "event/topic_pattern.hpp"
 #include "outbox/row_columns.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
@@ -49,12 +50,29 @@ std::vector<Row> rowsOf(const pqxx::result& result) {
   return rows;
 }
 
+/// The types that hold their key, as a regular expression for a dot and the type; nothing matches
+/// the last.
+std::string expressionOf(const HoldPolicy& hold) {
+  if (hold.everything) return "";
+  std::string expression;
+  for (const std::string& pattern : hold.types) {
+    expression += (expression.empty() ? "" : "|") + topicExpression(pattern);
+  }
+  return expression.empty() ? "a^" : expression;
+}
+
 /// A list of texts as one parameter.
 std::string asJson(const std::vector<std::string>& texts) {
   return nlohmann::json(texts).dump();
 }
 
 }  // namespace
+
+bool HoldPolicy::holds(const std::string& type) const {
+  return everything || std::ranges::any_of(types, [&](const std::string& pattern) {
+           return matchesTopic(pattern, type);
+         });
+}
 
 void writeParked(pqxx::transaction_base& tx, const std::string& schema,
                  const ParkedChanges& changes) {
@@ -83,7 +101,7 @@ void writeParked(pqxx::transaction_base& tx, const std::string& schema,
 }
 
 ParkedSummary summarizeParked(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
-                              bool hold) {
+                              const HoldPolicy& hold) {
   ParkedSummary summary;
   // Jumps from type to type through the index: a million parked events of one type cost one probe.
   const auto types = execute(
@@ -98,20 +116,39 @@ ParkedSummary summarizeParked(pqxx::transaction_base& tx, const std::string& sch
       {lanesText(lanes)});
   for (const auto& row : types) summary.unroutableTypes.push_back(textOf(row[0]));
   summary.anyRefused = !readRefused(tx, schema, lanes, 0).empty();
+  // What is held is of a key by itself, also when the policy is another one by now.
+  const std::string ofLanes = "($1::text::bigint >> lane::int) & 1 = 1";
+  const std::string held =
+      "select key, lane, id, true as waits from {schema}.parked where reason ="
+      " 'held' and " +
+      ofLanes;
+  const std::string heads =
+      " union all select key, lane, id, false from {schema}.parked where key"
+      " is not null and reason <> 'held' and " +
+      ofLanes + " and '.' || type ~ $2::text";
   const auto keys = execute(
       tx,
-      inSchema(hold ? "select distinct on (key) key, lane, id, reason = 'held' from {schema}.parked"
-                      " where key is not null and ($1::text::bigint >> lane::int) & 1 = 1"
-                      " order by key, id"
-                    : "select key, lane, min(id), true from {schema}.parked where reason = 'held'"
-                      " and ($1::text::bigint >> lane::int) & 1 = 1 group by key, lane",
+      inSchema("select distinct on (key) key, lane, id, waits from (" + held +
+                   (hold.any() ? heads : " and $2::text = $2::text") + ") p order by key, id",
                schema),
-      {lanesText(lanes)});
+      {lanesText(lanes), expressionOf(hold)});
   for (const auto& row : keys) {
     summary.keys.push_back({textOf(row[0]), static_cast<int>(integerOf(row[1])), integerOf(row[2]),
                             row[3].as<bool>()});
   }
   return summary;
+}
+
+std::vector<std::int64_t> readSuspects(pqxx::transaction_base& tx, const std::string& schema,
+                                       Lanes lanes) {
+  std::vector<std::int64_t> ids;
+  const auto rows = execute(tx,
+                            inSchema("select id from {schema}.parked where reason = 'suspect' and"
+                                     " ($1::text::bigint >> lane::int) & 1 = 1",
+                                     schema),
+                            {lanesText(lanes)});
+  for (const auto& row : rows) ids.push_back(integerOf(row[0]));
+  return ids;
 }
 
 std::vector<Row> readUnroutable(pqxx::transaction_base& tx, const std::string& schema,
@@ -127,29 +164,29 @@ std::vector<Row> readUnroutable(pqxx::transaction_base& tx, const std::string& s
 }
 
 HeldRows readHeld(pqxx::transaction_base& tx, const std::string& schema,
-                  const std::vector<std::string>& keys, bool hold, ReadLimits limits) {
+                  const std::vector<std::string>& keys, const HoldPolicy& hold, ReadLimits limits) {
   const std::string ofKeys = "key in (select json_array_elements_text($1::text::json))";
-  const std::string head =
-      " and not exists (select from {schema}.parked h where h.key = q.key and"
-      " h.id < q.id and h.reason <> 'held')";
+  const std::string holds = "reason <> 'held' and '.' || type ~ $2::text";
   HeldRows held;
-  held.rows =
-      rowsOf(execute(tx,
-                     inSchema(cutByBytes("select * from {schema}.parked q where " + ofKeys +
-                                             " and reason = 'held'" + (hold ? head : "") +
-                                             " order by id limit $2::text::bigint",
-                                         "$3::text::bigint"),
-                              schema),
-                     {asJson(keys), std::to_string(limits.rows), std::to_string(limits.bytes)}));
+  held.rows = rowsOf(execute(
+      tx,
+      inSchema(cutByBytes("select * from {schema}.parked q where " + ofKeys +
+                              " and reason = 'held' and not exists (select from (select reason,"
+                              " type from {schema}.parked h where h.key = q.key and h.id < q.id)"
+                              " before where " +
+                              holds + ") order by id limit $3::text::bigint",
+                          "$4::text::bigint"),
+               schema),
+      {asJson(keys), expressionOf(hold), std::to_string(limits.rows),
+       std::to_string(limits.bytes)}));
   std::size_t bytes = 0;
   for (const Row& row : held.rows) bytes += row.payload.size();
   held.cut = held.rows.size() >= limits.rows || bytes >= limits.bytes;
-  if (!hold) return held;
-  const auto headed = execute(
-      tx,
-      inSchema("select distinct key from {schema}.parked where reason <> 'held' and " + ofKeys,
-               schema),
-      {asJson(keys)});
+  const auto headed =
+      execute(tx,
+              inSchema("select distinct key from {schema}.parked where " + holds + " and " + ofKeys,
+                       schema),
+              {asJson(keys), expressionOf(hold)});
   for (const auto& row : headed) held.headed.insert(textOf(row[0]));
   return held;
 }

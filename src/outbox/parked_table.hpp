@@ -21,7 +21,11 @@ void writeParked(pqxx::transaction_base& tx, const std::string& schema,
                  const ParkedChanges& changes);
 
 ParkedSummary summarizeParked(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
-                              bool hold);
+                              const HoldPolicy& hold);
+
+/// Those of these lanes that are parked since relays ended over them.
+std::vector<std::int64_t> readSuspects(pqxx::transaction_base& tx, const std::string& schema,
+                                       Lanes lanes);
 
 /// The oldest first: one, and more while the payloads before stay below the limit.
 struct ReadLimits {
@@ -31,7 +35,7 @@ struct ReadLimits {
 std::vector<Row> readUnroutable(pqxx::transaction_base& tx, const std::string& schema,
                                 const std::string& type, Lanes lanes, ReadLimits limits);
 HeldRows readHeld(pqxx::transaction_base& tx, const std::string& schema,
-                  const std::vector<std::string>& keys, bool hold, ReadLimits limits);
+                  const std::vector<std::string>& keys, const HoldPolicy& hold, ReadLimits limits);
 std::vector<Row> readRefused(pqxx::transaction_base& tx, const std::string& schema, Lanes lanes,
                              std::int64_t after);
 

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
@@ -29,6 +30,18 @@ constexpr std::chrono::hours kLeastRotation{1};
 /// Somebody may schedule an event that is due sooner than those there are.
 constexpr std::chrono::milliseconds kAskForDue{250};
 
+/// A right that is missing after the first contact is a loss of the database like any other: what
+/// was to be written is not, so whoever asked must not go on.
+void asked(const std::string& doing, const std::function<void()>& work) {
+  try {
+    postgres::guarded(doing, work);
+  } catch (const ConfigError& error) {
+    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
+  } catch (const SchemaError& error) {
+    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
+  }
+}
+
 void requireHexBytes(pqxx::transaction_base& tx) {
   const auto result = tx.exec("show bytea_output");
   if (postgres::textOf(result[0][0]) == "hex") return;
@@ -50,14 +63,16 @@ PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
     requireHexBytes(tx);
     identity_ = outboxIdentity(tx, schema_);
     // Behind a pooler the session's life is not ours.
-    backend_ = postgres::sharesSession(tx) ? 0 : connection_->backendpid();
+    const bool shared = postgres::sharesSession(tx);
+    backend_ = shared || !options_.endsWithSession ? 0 : connection_->backendpid();
+    server_ = serverState(tx, schema_);
   });
 }
 
 template <typename Result, typename Read>
 Result PostgresEventLog::readParkedEvents(const Read& read) {
   Result result;
-  postgres::guarded("reading the parked events", [&] {
+  asked("reading the parked events", [&] {
     pqxx::nontransaction tx{*connection_};
     result = read(tx);
   });
@@ -66,24 +81,39 @@ Result PostgresEventLog::readParkedEvents(const Read& read) {
 
 Balance PostgresEventLog::balance() {
   Balance balance;
-  postgres::guarded("sharing the lanes", [&] {
+  asked("sharing the lanes", [&] {
     pqxx::work tx{*connection_};
     if (token_ == 0) {
       token_ = enterRelay(tx, schema_, options_.relayName, backend_, options_.lease);
     }
     const LaneShares shares = readShares(tx, schema_, token_);
     const int wanted = shares.fair() - shares.mine;
-    if (wanted > 0 && shares.free > 0) takeLanes(tx, schema_, token_, wanted, balance);
+    if (wanted > 0 && shares.free > 0) {
+      takeLanes(tx, schema_, token_, options_.formerToken, wanted, balance);
+    }
+    if (balance.endangered != 0) {
+      for (const auto id : readSuspects(tx, schema_, balance.endangered)) {
+        balance.suspects.insert(id);
+      }
+    }
     balance.surplus = std::max(0, -wanted);
-    balance.relays = shares.relays;
     tx.commit();
   });
   return balance;
 }
 
+int PostgresEventLog::relaysAlive() {
+  int relays = 1;
+  asked("looking for other relays", [&] {
+    pqxx::work tx{*connection_};
+    relays = readShares(tx, schema_, token_).relays;
+  });
+  return relays;
+}
+
 Page PostgresEventLog::fetch(const Cursor& from) {
   Page page;
-  postgres::guarded("reading the outbox", [&] { page = nextPage(from); });
+  asked("reading the outbox", [&] { page = nextPage(from); });
   return page;
 }
 
@@ -122,7 +152,7 @@ Page PostgresEventLog::meetingPage(const Cursor& from) {
 Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from) {
   const std::int64_t floor = std::max(from.floor, provenFloor_);
   OutboxReader::Live live = reader_.fetchLive(tx, from);
-  rememberServer(live);
+  requireSameServer(live.server, live.lastId);
   Page page;
   if (!live.cut) {
     page.rows = std::move(live.rows);
@@ -148,6 +178,7 @@ Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from
 
 Page PostgresEventLog::backlogPage(pqxx::transaction_base& tx, const Position& from) {
   OutboxReader::Paged paged = reader_.fetchPage(tx, from);
+  requireSameServer(paged.server, lastIdSeen_);
   Page page;
   page.more = true;  // at least what was committed since the target was frozen
   Position after = from;
@@ -164,19 +195,22 @@ Page PostgresEventLog::backlogPage(pqxx::transaction_base& tx, const Position& f
   return page;
 }
 
-void PostgresEventLog::rememberServer(const OutboxReader::Live& live) {
-  if (server_.empty()) server_ = live.server;
-  // A sequence never goes back, but for a restored or rewound server behind this connection.
-  if (server_ != live.server || live.lastId < lastIdSeen_) {
-    throw DatabaseError(DatabaseError::Kind::Unavailable,
-                        "PostgreSQL behind this connection restarted or failed over");
+/// A pooler hides that the server behind it is another one now. There, transaction ids may have
+/// been given out anew that the cursor in memory takes for published.
+void PostgresEventLog::requireSameServer(const std::string& state, std::int64_t lastId) {
+  // A sequence never goes back, but for a restored or rewound server.
+  if (state == server_ && lastId >= lastIdSeen_) {
+    lastIdSeen_ = lastId;
+    return;
   }
-  lastIdSeen_ = live.lastId;
+  throw DatabaseError(DatabaseError::Kind::Unavailable,
+                      "PostgreSQL behind this connection restarted or failed over");
 }
 
 bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
+  if (token_ == 0) return true;  // holds nothing yet
   bool mine = false;
-  postgres::guarded("writing the checkpoint", [&] {
+  asked("writing the checkpoint", [&] {
     const std::int64_t seenBefore = lastIdSeen_;
     pqxx::work tx{*connection_};
     tx.exec(kCheckpointSettings);
@@ -190,13 +224,15 @@ bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
   return mine;
 }
 
-bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) const {
+bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) {
   const auto write = [&](Hold hold) {
     return [&, hold](const Position& position) {
-      return writePosition(tx, schema_, token_, options_.lease, position, hold);
+      return writePosition(tx, schema_, token_, position, hold);
     };
   };
-  if (!renewLease(tx, schema_, token_, options_.lease)) return false;
+  const auto server = renewLease(tx, schema_, token_, options_.lease);
+  if (!server) return false;
+  requireSameServer(*server, lastIdSeen_);
   if (checkpoint.cursorMoved &&
       !std::ranges::all_of(checkpoint.cursor.positions, write(Hold::Keep))) {
     return false;
@@ -205,7 +241,7 @@ bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint&
 }
 
 void PostgresEventLog::release() {
-  postgres::guarded("giving the lanes back", [&] {
+  asked("giving the lanes back", [&] {
     pqxx::work tx{*connection_};
     leave(tx, schema_, token_);
     tx.commit();
@@ -213,16 +249,16 @@ void PostgresEventLog::release() {
   });
 }
 
-void PostgresEventLog::suspect(int lane, std::int64_t id) {
-  postgres::guarded("noting what is sent", [&] {
+void PostgresEventLog::suspect(std::optional<std::int64_t> id) {
+  asked("noting what is sent", [&] {
     pqxx::work tx{*connection_};
     tx.exec("set local synchronous_commit = off");  // our end, not the server's, is what it is for
-    writeSuspect(tx, schema_, token_, lane, id);
+    writeSuspect(tx, schema_, token_, id);
     tx.commit();
   });
 }
 
-ParkedSummary PostgresEventLog::parkedSummary(Lanes lanes, bool hold) {
+ParkedSummary PostgresEventLog::parkedSummary(Lanes lanes, const HoldPolicy& hold) {
   return readParkedEvents<ParkedSummary>(
       [&](pqxx::transaction_base& tx) { return summarizeParked(tx, schema_, lanes, hold); });
 }
@@ -234,7 +270,7 @@ std::vector<Row> PostgresEventLog::fetchParked(const std::string& type, Lanes la
   });
 }
 
-HeldRows PostgresEventLog::fetchHeld(const std::vector<std::string>& keys, bool hold) {
+HeldRows PostgresEventLog::fetchHeld(const std::vector<std::string>& keys, const HoldPolicy& hold) {
   return readParkedEvents<HeldRows>([&](pqxx::transaction_base& tx) {
     return readHeld(tx, schema_, keys, hold, {options_.pageEvents, options_.pageBytes});
   });
@@ -247,7 +283,7 @@ std::vector<Row> PostgresEventLog::fetchRefused(Lanes lanes, std::int64_t after)
 
 std::chrono::milliseconds PostgresEventLog::moveDue() {
   MovedDue moved;
-  postgres::guarded("moving events that are due", [&] {
+  asked("moving events that are due", [&] {
     pqxx::work tx{*connection_};
     tx.exec("set transaction isolation level read committed");  // whatever the role's default is
     moved = outbox::moveDue(tx, schema_, options_.pageEvents, options_.pageBytes);
@@ -257,7 +293,7 @@ std::chrono::milliseconds PostgresEventLog::moveDue() {
 }
 
 void PostgresEventLog::setIdle(bool idle) {
-  postgres::guarded("telling writers whether to wake us", [&] {
+  asked("telling writers whether to wake us", [&] {
     pqxx::work tx{*connection_};
     outbox::setIdle(tx, schema_, idle);
     tx.commit();
@@ -269,7 +305,7 @@ void PostgresEventLog::setIdle(bool idle) {
 }
 
 void PostgresEventLog::reclaimSpace() {
-  postgres::guarded("emptying the ring", [&] {
+  asked("emptying the ring", [&] {
     try {
       pqxx::work tx{*connection_};
       rotateRing(tx, schema_, std::max<std::chrono::seconds>(options_.retention, kLeastRotation));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <pillion/options.hpp>
 #include <pqxx/pqxx>
 #include <set>
@@ -20,6 +21,10 @@ struct EventLogOptions {
   std::size_t pageEvents = 0;
   std::size_t pageBytes = 0;
   std::chrono::seconds retention{};
+  /// Is the end of the database session the end of the relay? Not when it could go on publishing.
+  bool endsWithSession = true;
+  /// The token that this process had before, 0 for none: its end was no crash.
+  std::int64_t formerToken = 0;
 };
 
 /// The event log in PostgreSQL: one connection, opened by the constructor, lost with the object.
@@ -32,25 +37,30 @@ class PostgresEventLog : public EventLog {
   Page fetch(const Cursor& from) override;
   bool checkpoint(const Checkpoint& checkpoint) override;
   void release() override;
-  void suspect(int lane, std::int64_t id) override;
-  ParkedSummary parkedSummary(Lanes lanes, bool hold) override;
+  void suspect(std::optional<std::int64_t> id) override;
+  ParkedSummary parkedSummary(Lanes lanes, const HoldPolicy& hold) override;
   std::vector<Row> fetchParked(const std::string& type, Lanes lanes, std::size_t limit) override;
-  HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override;
+  HeldRows fetchHeld(const std::vector<std::string>& keys, const HoldPolicy& hold) override;
   std::vector<Row> fetchRefused(Lanes lanes, std::int64_t after) override;
   std::chrono::milliseconds moveDue() override;
   void setIdle(bool idle) override;
   void reclaimSpace() override;
   [[nodiscard]] std::string identity() const override { return identity_; }
 
+  /// How many relays are alive, this one included. Takes nothing.
+  int relaysAlive();
+  /// 0 before the first balance, and after release.
+  [[nodiscard]] std::int64_t token() const { return token_; }
+
  private:
   Page nextPage(const Cursor& from);
   Page meetingPage(const Cursor& from);
   Page livePage(pqxx::transaction_base& tx, const Position& from);
   Page backlogPage(pqxx::transaction_base& tx, const Position& from);
-  void rememberServer(const OutboxReader::Live& live);
+  void requireSameServer(const std::string& state, std::int64_t lastId);
   template <typename Result, typename Read>
   Result readParkedEvents(const Read& read);
-  bool writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) const;
+  bool writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint);
 
   EventLogOptions options_;
   std::string schema_;

@@ -4,6 +4,7 @@
 #include <pillion/error.hpp>
 
 #include "event/timestamp.hpp"
+#include "event/topic_pattern.hpp"
 #include "migrate/schema_check.hpp"
 #include "outbox/outbox_table.hpp"
 #include "postgres/connection.hpp"
@@ -11,37 +12,12 @@
 namespace pillion {
 namespace {
 
-/// A topic pattern as a regular expression for '.' and the type: each word brings its dot, so that
-/// `#` can be no word at all.
-std::string expressionOf(const std::string& pattern) {
-  if (pattern.empty()) return "";
-  std::string expression = "^";
-  for (std::size_t at = 0; at <= pattern.size();) {
-    const std::size_t end = std::min(pattern.find('.', at), pattern.size());
-    const std::string word = pattern.substr(at, end - at);
-    at = end + 1;
-    if (word == "#") {
-      expression += "(\\.[^.]*)*";
-    } else if (word == "*") {
-      expression += "\\.[^.]*";
-    } else {
-      expression += "\\.";
-      for (const char c : word) {
-        if (std::string_view("\\^$.|?*+()[]{}").find(c) != std::string_view::npos)
-          expression += '\\';
-        expression += c;
-      }
-    }
-  }
-  return expression + '$';
-}
-
 outbox::ReplayRange rangeOf(const ReplayFilter& filter, const ReplayOptions& options) {
   outbox::ReplayRange range;
   range.afterId = filter.firstId - 1;
   if (filter.from) range.from = toRfc3339(*filter.from);
   if (filter.to) range.to = toRfc3339(*filter.to);
-  range.typePattern = expressionOf(filter.type);
+  if (!filter.type.empty()) range.typePattern = topicExpression(filter.type);
   range.key = filter.key;
   range.limit = options.batch;
   return range;

@@ -68,6 +68,20 @@ class ConfirmTracker {
     }
   }
 
+  /// What was sent at this time or before and is still outstanding. It is no longer tracked: to be
+  /// asked for only when the channel is given up.
+  std::vector<Value> takeSentUntil(Time when) {
+    std::vector<Value> values;
+    for (Entry& entry : entries_) {
+      if (entry.sent > when) break;
+      if (!entry.value) continue;
+      values.push_back(std::move(*entry.value));
+      entry.value.reset();
+      --outstanding_;
+    }
+    return values;
+  }
+
   /// The channel is gone: everything outstanding is unknown. In the order in which it was sent.
   std::vector<Value> takeAll() {
     std::vector<Value> values;

@@ -11,6 +11,7 @@ namespace pillion::relay {
 namespace {
 
 constexpr std::size_t kKeysAtOnce = 100;
+constexpr std::chrono::seconds kHeldCheck{1};
 
 }  // namespace
 
@@ -18,12 +19,13 @@ Parking::Parking(outbox::EventLog& log, const RelayOptions& options, const base:
     : log_(log),
       options_(options),
       clock_(clock),
+      hold_{options.parked == ParkedPolicy::Hold, options.holdTypes},
       unroutable_(options.unroutableFirst, options.unroutableMost),
       refusedBackoff_(options.refusedFirst, options.refusedMost) {}
 
 void Parking::addLanes(outbox::Lanes lanes) {
   const Boot now = clock_.boot();
-  const outbox::ParkedSummary parked = log_.parkedSummary(lanes, holds());
+  const outbox::ParkedSummary parked = log_.parkedSummary(lanes, hold_);
   for (const std::string& type : parked.unroutableTypes) unroutable_.add(type, now);
   if (parked.anyRefused && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
   for (const outbox::ParkedKey& key : parked.keys) {
@@ -35,13 +37,13 @@ void Parking::addLanes(outbox::Lanes lanes) {
 void Parking::dropLanes(outbox::Lanes lanes) {
   std::erase_if(heldKeys_, [&](const auto& entry) {
     const bool gone = (outbox::laneBit(entry.second.lane) & lanes) != 0;
-    if (gone && entry.second.due) --dueKeys_;
+    if (gone) dueKeys_.erase(entry.first);
     return gone;
   });
 }
 
 std::optional<std::string> Parking::reasonToPark(const Item& item) const {
-  if (holds() && item.hasKey) {
+  if (item.hasKey) {
     const auto held = heldKeys_.find(item.keyText());
     if (held != heldKeys_.end() && item.id > held->second.firstId) return "held";
   }
@@ -52,7 +54,9 @@ std::optional<std::string> Parking::reasonToPark(const Item& item) const {
 void Parking::park(const Item& item, const std::string& reason, int attempts) {
   const Boot now = clock_.boot();
   changes_.park.push_back({item.id, reason, attempts});
-  if (holds() && item.hasKey) holdKey(item.keyText(), item.lane, item.id);
+  if (item.hasKey && (reason == "held" || hold_.holds(item.message.type))) {
+    holdKey(item.keyText(), item.lane, item.id);
+  }
   if (reason == "unroutable") unroutable_.add(item.message.type, now);
   if (reason == "refused" && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
 }
@@ -76,11 +80,18 @@ void Parking::goBack(const Item& item) {
 }
 
 void Parking::published(const Item& item) {
+  if (item.readAs == ReadAs::Unroutable) unroutable_.routed(item.message.type);
+  remove(item);
+}
+
+void Parking::expired(const Item& item) {
+  if (item.readAs == ReadAs::Unroutable) unroutable_.gone(item.message.type);
+  remove(item);
+}
+
+void Parking::remove(const Item& item) {
   changes_.unpark.push_back(item.id);
   switch (item.readAs) {
-    case ReadAs::Unroutable:
-      unroutable_.routed(item.message.type);
-      break;
     case ReadAs::Held:
       leaveHeld(item, false);
       return;  // its followers were read with it
@@ -88,10 +99,11 @@ void Parking::published(const Item& item) {
       refusedBackoff_.reset();
       refusedNext_ = clock_.boot();
       break;
+    case ReadAs::Unroutable:
     case ReadAs::Logged:
       break;
   }
-  if (holds() && item.hasKey) release(item.keyText());
+  if (item.hasKey) release(item.keyText());
 }
 
 void Parking::cameBack(const Item& item, const std::string& reason) {
@@ -102,8 +114,7 @@ void Parking::cameBack(const Item& item, const std::string& reason) {
       unroutable_.returned(item.message.type, now);
       break;
     case ReadAs::Held:
-      leaveHeld(item, true);
-      if (reason == "unroutable") unroutable_.add(item.message.type, now);
+      leaveHeld(item, hold_.holds(item.message.type));
       break;
     case ReadAs::Refused:
       refusedNext_ = now + refusedBackoff_.next();
@@ -111,39 +122,54 @@ void Parking::cameBack(const Item& item, const std::string& reason) {
     case ReadAs::Logged:
       break;
   }
+  if (reason == "unroutable") unroutable_.add(item.message.type, now);
   if (reason == "refused" && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
 }
 
 void Parking::holdKey(const std::string& key, int lane, std::int64_t id) {
+  if (heldKeys_.empty()) nextHeldCheck_ = clock_.boot() + kHeldCheck;
   HeldKey& held = heldKeys_[key];
   held.lane = lane;
   held.firstId = std::min(held.firstId, id);
 }
 
-void Parking::leaveHeld(const Item& item, bool cameBack) {
+void Parking::leaveHeld(const Item& item, bool holdsOthers) {
   HeldKey& held = heldKeys_.at(item.keyText());
-  held.anyCameBack = held.anyCameBack || cameBack;
+  held.anyCameBack = held.anyCameBack || holdsOthers;
   if (--held.onTheirWay > 0 || held.anyCameBack) return;
-  held.due = true;  // until a read finds nothing more
-  ++dueKeys_;
+  dueKeys_.insert(item.keyText());  // until a read finds nothing more
 }
 
 void Parking::release(const std::string& key) {
   const auto held = heldKeys_.find(key);
-  if (held == heldKeys_.end() || held->second.due || held->second.onTheirWay > 0) return;
-  held->second.due = true;
-  ++dueKeys_;
+  if (held != heldKeys_.end() && held->second.onTheirWay == 0) dueKeys_.insert(key);
+}
+
+/// What a key waits for may have been discarded by an operator. So some keys at a time are read,
+/// though nothing was heard of them.
+void Parking::checkHeldKeys(Boot now) {
+  if (heldKeys_.empty() || now < nextHeldCheck_) return;
+  nextHeldCheck_ = now + kHeldCheck;
+  auto next = heldKeys_.upper_bound(lastChecked_);
+  for (std::size_t i = std::min(kKeysAtOnce, heldKeys_.size()); i > 0; --i, ++next) {
+    if (next == heldKeys_.end()) next = heldKeys_.begin();
+    lastChecked_ = next->first;
+    release(next->first);
+  }
 }
 
 std::optional<Parking::Boot> Parking::nextDue() const {
-  if (dueKeys_ > 0) return Boot{0};
-  const auto probe = unroutable_.nextDue();
-  if (probe && refusedNext_) return std::min(*probe, *refusedNext_);
-  return probe ? probe : refusedNext_;
+  if (!dueKeys_.empty()) return Boot{0};
+  std::optional<Boot> next = unroutable_.nextDue();
+  const auto orAt = [&](Boot at) { next = next ? std::min(*next, at) : at; };
+  if (refusedNext_) orAt(*refusedNext_);
+  if (!heldKeys_.empty()) orAt(nextHeldCheck_);
+  return next;
 }
 
 std::vector<ItemPtr> Parking::fetch(Boot now, outbox::Lanes lanes) {
-  if (dueKeys_ > 0) return fetchHeld();
+  checkHeldKeys(now);
+  if (!dueKeys_.empty()) return fetchHeld();
   if (const auto due = unroutable_.due(now)) return fetchUnroutable(*due, lanes);
   if (refusedNext_ && *refusedNext_ <= now) return fetchRefused(now, lanes);
   return {};
@@ -161,26 +187,21 @@ std::vector<ItemPtr> Parking::fetchUnroutable(const UnroutableTypes::Due& due,
 
 std::vector<ItemPtr> Parking::fetchHeld() {
   std::vector<std::string> keys;
-  for (const auto& [key, held] : heldKeys_) {
-    if (held.due) keys.push_back(key);
+  for (const std::string& key : dueKeys_) {
+    keys.push_back(key);
     if (keys.size() == kKeysAtOnce) break;
   }
-  const outbox::HeldRows read = log_.fetchHeld(keys, holds());
+  const outbox::HeldRows read = log_.fetchHeld(keys, hold_);
   auto items = itemsOf(read.rows, ReadAs::Held);
   for (const ItemPtr& item : items) {
     HeldKey& held = heldKeys_.at(item->keyText());
     if (held.onTheirWay++ > 0) continue;
     held.anyCameBack = false;
-    held.due = false;
-    --dueKeys_;
+    dueKeys_.erase(item->keyText());
   }
   if (read.cut || !changes_.retried.empty()) return items;
   for (const std::string& key : keys) {  // nothing waits there any more, unless behind another head
-    const auto held = heldKeys_.find(key);
-    if (!held->second.due) continue;
-    --dueKeys_;
-    held->second.due = false;
-    if (!read.headed.contains(key)) heldKeys_.erase(held);
+    if (dueKeys_.erase(key) > 0 && !read.headed.contains(key)) heldKeys_.erase(key);
   }
   return items;
 }

@@ -3,10 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <pillion/relay.hpp>
+#include <set>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -23,7 +24,7 @@ namespace pillion::relay {
 /// Reasons, as stored: `unroutable` (no queue took it; probed, one per type), `refused` (the broker
 /// closed the channel over it; tried again now and then), `invalid` and the like (no message can be
 /// made of it), `suspect` (relays ended over it), `held` (an earlier event of its key is parked and
-/// the policy is hold; follows as soon as that is published).
+/// holds it; follows as soon as that is published, or discarded by an operator).
 ///
 /// Keeps what is to be written with the next checkpoint, and reads parked events back when they are
 /// due. One thread.
@@ -45,8 +46,9 @@ class Parking {
   /// has come back?
   [[nodiscard]] bool mustGoBack(const Item& item) const;
   void goBack(const Item& item);
-  /// It was sent, and published, or came back for a reason.
+  /// It was sent, and published; or it had expired and was not; or it came back for a reason.
   void published(const Item& item);
+  void expired(const Item& item);
   void cameBack(const Item& item, const std::string& reason);
 
   /// Has the type's queue been missing so far?
@@ -64,31 +66,34 @@ class Parking {
   outbox::ParkedChanges takeChanges() { return std::exchange(changes_, {}); }
 
  private:
-  /// A key with parked events. `due`: its oldest is one that only waited.
+  /// A key with events that are held, or hold others.
   struct HeldKey {
     int lane = 0;
     /// The oldest parked one. Events before it, which are read again after a crash, do not wait.
     std::int64_t firstId = std::numeric_limits<std::int64_t>::max();
     std::size_t onTheirWay = 0;
-    bool due = false;
     bool anyCameBack = false;  // among those read last
   };
 
-  [[nodiscard]] bool holds() const { return options_.parked == ParkedPolicy::Hold; }
   std::vector<ItemPtr> fetchUnroutable(const UnroutableTypes::Due& due, outbox::Lanes lanes);
   std::vector<ItemPtr> fetchHeld();
   std::vector<ItemPtr> fetchRefused(Boot now, outbox::Lanes lanes);
   std::vector<ItemPtr> itemsOf(std::vector<Row> rows, ReadAs readAs);
   void holdKey(const std::string& key, int lane, std::int64_t id);
-  void leaveHeld(const Item& item, bool cameBack);
+  void leaveHeld(const Item& item, bool holdsOthers);
   void release(const std::string& key);
+  void remove(const Item& item);
+  void checkHeldKeys(Boot now);
 
   outbox::EventLog& log_;
   const RelayOptions& options_;
   const base::Clock& clock_;
+  outbox::HoldPolicy hold_;
   UnroutableTypes unroutable_;
-  std::unordered_map<std::string, HeldKey> heldKeys_;
-  std::size_t dueKeys_ = 0;
+  std::map<std::string, HeldKey> heldKeys_;
+  std::set<std::string> dueKeys_;  // of those: the oldest parked event may only have waited
+  Boot nextHeldCheck_{0};
+  std::string lastChecked_;          // a key
   std::optional<Boot> refusedNext_;  // nothing: none is parked as refused, or one is on its way
   std::int64_t refusedAfter_ = 0;    // id of the one that was tried last
   base::Backoff refusedBackoff_;

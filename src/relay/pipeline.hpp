@@ -43,6 +43,7 @@ struct Item {
   bool hasKey = false;
   ReadAs readAs = ReadAs::Logged;
   bool wasNacked = false;
+  bool hung = false;  // was once left unconfirmed for too long
   std::optional<std::chrono::system_clock::time_point> expiresAt = std::nullopt;
   LoadedPage* page = nullptr;  // the page it came with; none for a parked one
   std::size_t bytes = 0;

@@ -4,6 +4,7 @@
 
 #include <mutex>
 #include <pillion/error.hpp>
+#include <pillion/event.hpp>
 #include <pillion/log.hpp>
 #include <thread>
 
@@ -34,6 +35,11 @@ void validate(const RelayOptions& options) {
   requirePositive(options.unroutableFirst > milliseconds(0), "unroutableFirst");
   requirePositive(options.notifyPoll > milliseconds(0), "notifyPoll");
   requirePositive(options.refusedFirst > milliseconds(0), "refusedFirst");
+  for (const std::string& pattern : options.holdTypes) {
+    if (!pattern.empty() && pattern.size() <= EventLimits::kShortString) continue;
+    throw ConfigError("relay option holdTypes has a pattern of " + std::to_string(pattern.size()) +
+                      " bytes: 1 to 255 are needed");
+  }
   if (options.lease < milliseconds(3'000) || options.lease < 3 * options.renewEvery) {
     throw ConfigError("relay option lease is " + std::to_string(options.lease.count()) +
                       " ms; at least 3000 and three times renewEvery are needed");

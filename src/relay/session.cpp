@@ -72,6 +72,7 @@ void Session::serve(const std::stop_token& stop) {
       logger()->error("relay '{}' begins again after: {}", options_.name, error.what());
     }
     dropChannel();  // before the log: the lanes must not be free while we could still publish
+    if (log_ && log_->token() != 0) formerToken_ = log_->token();
     log_.reset();
     pause(databaseBackoff_.next(), stop);
   }
@@ -85,7 +86,10 @@ void Session::openLog() {
       .pageEvents = options_.pageEvents,
       .pageBytes = options_.pageBytes,
       .retention = options_.retention,
+      .endsWithSession = options_.fence,
+      .formerToken = formerToken_,
   });
+  logOpened_ = now();
   if (options_.notify && !listener_) listener_.emplace(options_.database, wake_);
 }
 
@@ -173,10 +177,13 @@ void Session::shareLanes(Turn& turn) {
   if (now() >= nextShare_) {
     nextShare_ = now() + kShareEvery;
     const outbox::Balance balance = log_->balance();
-    databaseOutage_.ended();
-    databaseBackoff_.reset();
+    // A session that ends at its first checkpoint is no recovery.
+    if (now() - logOpened_ > kSettled) {
+      databaseOutage_.ended();
+      databaseBackoff_.reset();
+    }
     waiting_.add(balance.taken);
-    turn.noteCrashes(balance.crashes, balance.suspects);
+    turn.learn(balance);
     if (balance.surplus > 0) turn.handOver(balance.surplus);
   }
   if (!waiting_.positions.empty() && now() >= nextAdmission_) admitLanes(turn);
@@ -194,8 +201,8 @@ void Session::admitLanes(Turn& turn) {
 }
 
 bool Session::othersShouldTry(const Turn& turn) const {
-  return turn.lanes() != 0 && brokerAwaySince_ && now() - *brokerAwaySince_ > options_.lease &&
-         log_->balance().relays > 1;
+  return (turn.lanes() | waiting_.lanes()) != 0 && brokerAwaySince_ &&
+         now() - *brokerAwaySince_ > options_.lease && log_->relaysAlive() > 1;
 }
 
 void Session::moveDue() {

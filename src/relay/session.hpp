@@ -57,6 +57,8 @@ class Session {
   Counters& counters_;
   base::WakeEvent& wake_;
   std::unique_ptr<outbox::PostgresEventLog> log_;
+  base::Clock::Boot logOpened_{0};
+  std::int64_t formerToken_ = 0;                  // of the log before this one
   std::optional<outbox::WakeListener> listener_;  // with the option notify
   std::unique_ptr<amqp::Connection> channel_;
   std::optional<Fences> fences_;  // on channel_

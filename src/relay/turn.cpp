@@ -14,13 +14,17 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kBurst = 64;  // messages per corked write
 constexpr milliseconds kLongWait{1'000};
-constexpr int kCrashesToSuspect = 3;
 
 /// Did the broker close the channel over what was sent on it? 406: larger than its
-/// max_message_size, and the like; 311: content too large (AMQP 0-9-1, section 1.2).
+/// max_message_size, and the like; 311: content too large (AMQP 0-9-1, section 1.2); 403, when it
+/// names a topic: a routing key that the user may not write (RabbitMQ, "Topic Authorisation").
 bool isAboutAMessage(const Error& error) {
   const auto* closed = dynamic_cast<const BrokerError*>(&error);
-  return closed != nullptr && (closed->replyCode() == 406 || closed->replyCode() == 311);
+  if (closed == nullptr) return false;
+  if (closed->replyCode() == 403) {
+    return std::string_view(closed->what()).find("access to topic") != std::string_view::npos;
+  }
+  return closed->replyCode() == 406 || closed->replyCode() == 311;
 }
 
 }  // namespace
@@ -34,7 +38,8 @@ Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOpti
       pipeline_({}),
       pace_(options.pollFirst, options.pollMost),
       parking_(log, options_, clock),
-      refusedBackoff_(milliseconds(50), milliseconds(2'000)) {
+      refusedBackoff_(milliseconds(50), milliseconds(2'000)),
+      suspicion_(log) {
   lastRenewal_ = clock_.boot();
   addLanes(claimed);
 }
@@ -44,16 +49,6 @@ void Turn::addLanes(const outbox::Cursor& claimed) {
   pipeline_.addLanes(claimed);
   parking_.addLanes(claimed.lanes());
   pace_.lookNow();
-}
-
-void Turn::noteCrashes(int crashes, const std::vector<std::int64_t>& suspects) {
-  if (crashes < kCrashesToSuspect) return;
-  if (!careful_) {
-    logger()->warn("{} relays in a row ended before they got further; sending events one by one",
-                   crashes);
-  }
-  careful_ = true;
-  suspects_.insert(suspects.begin(), suspects.end());
 }
 
 // The order of these lines is the order that makes it safe. A crash at any gap publishes again what
@@ -79,10 +74,10 @@ bool Turn::fetch() {
 }
 
 bool Turn::publish() {
-  // A relay that was paused may have lost its lanes meanwhile: first the token, then the broker.
-  if (clock_.boot() - lastRenewal_ > options_.lease / 2) writeCheckpoint();
   if (blocked_ || !pipeline_.hasReady() || !windowHasRoom()) return false;
   while (pipeline_.hasReady() && windowHasRoom()) {
+    // A relay that was paused may have lost its lanes meanwhile: first the token, then the broker.
+    if (clock_.boot() - lastRenewal_ > options_.lease / 2) writeCheckpoint();
     channel_->beginBurst();
     for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) sendNext();
     channel_->endBurst();
@@ -123,6 +118,7 @@ void Turn::chooseLanesToGive() {
   lanesToGive_ = 0;
   toGive_ = pipeline_.takeLanes(chosen);
   parking_.dropLanes(chosen);
+  suspicion_.dropLanes(chosen);
 }
 
 void Turn::writeCheckpoint() {
@@ -133,7 +129,7 @@ void Turn::writeCheckpoint() {
                                       .parked = parking_.takeChanges()};
   PILLION_FAILPOINT("relay.checkpointing");
   if (!log_.checkpoint(checkpoint)) throw LeaseLost();
-  if (checkpoint.cursorMoved) careful_ = false;  // it got past whatever relays ended over
+  suspicion_.moved(checkpoint.cursor);
   pipeline_.clearConfirmedMoved();
   lastCheckpoint_ = lastRenewal_ = before;
   ++counters_.checkpoints;
@@ -147,11 +143,12 @@ void Turn::useChannel(amqp::PublishChannel* channel) {
   channel_ = channel;
   blocked_ = false;
   channelProven_ = false;
+  lookNow();  // what was committed while there was none
 }
 
 void Turn::channelLost(const Error& error) {
   channel_ = nullptr;
-  inFlightBytes_ = 0;
+  inFlightBytes_ = hungInFlight_ = 0;
   auto unknown = tracker_.takeAll();
   counters_.repeated += unknown.size();
   if (!isAboutAMessage(error)) {
@@ -182,6 +179,7 @@ bool Turn::fetchPage(Boot now) {
   for (Row& row : page.rows) {
     if (auto item = itemToSend(std::move(row))) items.push_back(std::move(item));
   }
+  suspicion_.note({});
   const std::size_t passed = page.rows.size() - items.size();
   pipeline_.addPage(page.after, std::move(items), passed);
   const bool found = !page.rows.empty() || page.more;
@@ -199,16 +197,26 @@ ItemPtr Turn::itemToSend(Row&& row) {
   stub.id = row.id;
   stub.lane = row.lane;
   stub.hasKey = !row.key.empty();
+  stub.message.type = row.type;
   stub.message.attributes.emplace(
       amqp::Message::Attributes{.time = row.time, .key = row.key, .expiresAt = ""});
-  if (careful_) log_.suspect(row.lane, row.id);
+  if (suspicion_.isSuspect(row.id)) {
+    logger()->error("event {} is parked: relays have ended while they handled it", stub.id);
+    park(stub, "suspect", outbox::kCrashesToSuspect);
+    return nullptr;
+  }
+  suspicion_.note(row.id);
   auto made = itemFrom(std::move(row));
   if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);
   const auto& problem = std::get<amqp::Problem>(made);
   logger()->error("event {} is parked, it cannot be published: {}", stub.id, problem.detail);
-  parking_.park(stub, problem.reason, 0);
-  ++counters_.parked;
+  park(stub, problem.reason, 0);
   return nullptr;
+}
+
+void Turn::park(const Item& item, const std::string& reason, int attempts) {
+  parking_.park(item, reason, attempts);
+  ++counters_.parked;
 }
 
 /// With `notify`: says that it sleeps, looks once more, and sleeps when that look saw no writer at
@@ -237,7 +245,7 @@ void Turn::sleepOrWake(Boot now, bool found) {
 
 bool Turn::fetchParked(Boot now) {
   const auto due = parking_.nextDue();
-  if (!due || *due > now) return false;
+  if (!due || *due > now || !hasRoomForPage()) return false;
   // What was parked or published since must be in the table before it is read.
   if (parking_.changed()) writeCheckpoint();
   auto items = parking_.fetch(now, lanes());
@@ -252,8 +260,8 @@ milliseconds Turn::idleTime() const {
   const bool canSend = !blocked_ && pipeline_.hasReady() && windowHasRoom();
   if (canSend || finished()) return milliseconds(0);
   if (!finishing_ && lanesToGive_ == 0) {
-    if (hasRoomForPage()) until = std::min(until, pace_.next());
-    if (const auto probe = parking_.nextDue()) until = std::min(until, *probe);
+    const auto due = parking_.nextDue();
+    if (hasRoomForPage()) until = std::min({until, pace_.next(), due.value_or(until)});
   }
   if (!refused_.empty()) until = std::min(until, refusedUntil_);
   until = std::min(until, lastRenewal_ + options_.renewEvery);
@@ -267,8 +275,9 @@ bool Turn::windowHasRoom() const {
   const std::size_t inFlight = tracker_.outstanding();
   if (inFlight == 0) return true;
   // A new channel is tried with one message: a broker under a resource alarm takes it, says that it
-  // blocks, and nothing hangs in its socket.
-  if (!channelProven_ || oneByOne_ > 0 || careful_) return false;
+  // blocks, and nothing hangs in its socket. One whose queue hangs proves nothing.
+  if (!channelProven_ && inFlight == hungInFlight_) return true;
+  if (!channelProven_ || oneByOne_ > 0 || suspicion_.alert()) return false;
   if (pipeline_.ready().readAs == ReadAs::Refused) return false;  // the channel may close over it
   return inFlight < options_.windowEvents &&
          inFlightBytes_ + pipeline_.ready().bytes <= options_.windowBytes;
@@ -277,11 +286,12 @@ bool Turn::windowHasRoom() const {
 void Turn::sendNext() {
   if (settleUnsent()) return;
   const Item& next = pipeline_.ready();
-  if (careful_) log_.suspect(next.lane, next.id);
+  suspicion_.note(next.id);
   if (next.readAs == ReadAs::Refused) oneByOne_ = std::max<std::size_t>(oneByOne_, 1);
   try {
     const std::uint64_t tag = channel_->publish(next.message);
     inFlightBytes_ += next.bytes;
+    if (next.hung) ++hungInFlight_;
     tracker_.sent(tag, pipeline_.take(), clock_.boot());
   } catch (const amqp::MessageUnsendable& error) {
     parkRefused(pipeline_.take(), error.what());
@@ -294,18 +304,18 @@ void Turn::sendNext() {
 bool Turn::settleUnsent() {
   const Item& next = pipeline_.ready();
   if (next.expiresAt && *next.expiresAt <= clock_.wall()) {
-    if (next.readAs != ReadAs::Logged) parking_.published(next);
+    if (next.readAs != ReadAs::Logged) parking_.expired(next);
     ++expiredUnsaid_;
   } else if (next.readAs != ReadAs::Logged) {
-    if (!parking_.mustGoBack(next)) return false;
-    parking_.goBack(next);
-  } else if (careful_ && suspects_.contains(next.id)) {
-    logger()->error("event {} is parked: relays have ended while they sent it", next.id);
-    parking_.park(next, "suspect", kCrashesToSuspect);
-    ++counters_.parked;
+    if (parking_.mustGoBack(next)) {
+      parking_.goBack(next);
+    } else if (suspicion_.isSuspect(next.id)) {
+      parking_.cameBack(next, "suspect");
+    } else {
+      return false;
+    }
   } else if (const auto reason = parking_.reasonToPark(next)) {
-    parking_.park(next, *reason, 0);
-    ++counters_.parked;
+    park(next, *reason, 0);
   } else {
     return false;
   }
@@ -332,13 +342,13 @@ void Turn::parkSent(const Item& item, const std::string& reason) {
     parking_.cameBack(item, reason);
     return;
   }
-  parking_.park(item, reason, 1);
-  ++counters_.parked;
+  park(item, reason, 1);
 }
 
 void Turn::handle(amqp::Incoming incoming) {
   if (const auto* confirm = std::get_if<amqp::Confirm>(&incoming)) {
     channelProven_ = true;
+    lastConfirm_ = clock_.boot();
     tracker_.confirmed(*confirm,
                        [this](Verdict verdict, ItemPtr item) { settle(verdict, std::move(item)); });
   } else if (const auto* returned = std::get_if<amqp::Returned>(&incoming)) {
@@ -358,7 +368,9 @@ void Turn::handle(amqp::Incoming incoming) {
 void Turn::settle(Verdict verdict, ItemPtr item) {
   ++settled_;
   inFlightBytes_ -= item->bytes;
+  if (item->hung) --hungInFlight_;
   if (oneByOne_ > 0) --oneByOne_;
+  suspicion_.note({});
   switch (verdict) {
     case Verdict::Refused:
       ++counters_.nacked;
@@ -406,11 +418,17 @@ void Turn::readyAgain(Boot now) {
   pipeline_.putBack(std::exchange(refused_, {}));
 }
 
-void Turn::requireProgress(Boot now) const {
+void Turn::requireProgress(Boot now) {
   if (tracker_.outstanding() == 0 || blocked_) return;
   // The oldest, not any: the queue of one event may hang while others are confirmed.
-  const Boot since = std::max(tracker_.oldestSent(), unblockedAt_);
-  if (now - since < options_.broker.stallTimeout) return;
+  const Boot stall = options_.broker.stallTimeout;
+  if (now - std::max(tracker_.oldestSent(), unblockedAt_) < stall) return;
+  for (ItemPtr& item : tracker_.takeSentUntil(now - stall)) {
+    item->hung = true;
+    retryLater(std::move(item));
+  }
+  // When nothing at all was confirmed, it is not the fault of a queue.
+  if (now - lastConfirm_ < stall) refusedUntil_ = std::max(refusedUntil_, now + stall);
   throw BrokerError("RabbitMQ has left a message unconfirmed for " +
                     std::to_string(options_.broker.stallTimeout.count()) + " ms");
 }

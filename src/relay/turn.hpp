@@ -17,6 +17,7 @@
 #include "relay/parking.hpp"
 #include "relay/pipeline.hpp"
 #include "relay/poll_pace.hpp"
+#include "relay/suspicion.hpp"
 
 namespace pillion::relay {
 
@@ -43,11 +44,8 @@ class Turn {
 
   /// Lanes of this relay that may be published from now on, with where they are.
   void addLanes(const outbox::Cursor& claimed);
-  /// So many relays in a row ended before they moved the cursor of lanes that are ours now. From
-  /// the third on an event is suspected: each is noted before it is sent, alone, until the cursor
-  /// moves; and what was noted when the last relay ended is parked, so that it ends no more of
-  /// them.
-  void noteCrashes(int crashes, const std::vector<std::int64_t>& suspects);
+  /// What is known of the relays that had the lanes before. To be told before they are added.
+  void learn(const outbox::Balance& balance) { suspicion_.learn(balance); }
   [[nodiscard]] outbox::Lanes lanes() const { return pipeline_.fetched().lanes(); }
 
   /// Gives so many lanes to other relays at the next confirmed boundary. Nothing is fetched until
@@ -60,6 +58,8 @@ class Turn {
   /// What was unconfirmed is unknown, goes back to the front and is sent again. When the broker
   /// closed the channel over a message and only one was in flight, that one is parked as refused;
   /// when more were, they are sent one by one: the culprit is found and the others get through.
+  /// What was left unconfirmed for too long waits for a while, so that the others get through
+  /// meanwhile.
   void channelLost(const Error& error);
 
   /// Has the broker confirmed anything on this channel?
@@ -106,6 +106,7 @@ class Turn {
   void sendNext();
   bool settleUnsent();
   void handle(amqp::Incoming incoming);
+  void park(const Item& item, const std::string& reason, int attempts);
   void settle(Verdict verdict, ItemPtr item);
   void settleUnroutable(ItemPtr item);
   void sayExpired();
@@ -113,7 +114,7 @@ class Turn {
   void parkSent(const Item& item, const std::string& reason);
   void retryLater(ItemPtr item);
   void readyAgain(Boot now);
-  void requireProgress(Boot now) const;
+  void requireProgress(Boot now);
 
   outbox::EventLog& log_;
   RelayOptions options_;
@@ -135,12 +136,13 @@ class Turn {
   Boot lastCheckpoint_{0};
   Boot lastRenewal_{0};
   Boot unblockedAt_{0};
+  Boot lastConfirm_{0};
   int lanesToGive_ = 0;
   std::uint64_t settled_ = 0;
   bool channelProven_ = false;  // at least one confirm came on this channel
   std::size_t oneByOne_ = 0;    // so many events are sent alone: one of them may be the culprit
-  bool careful_ = false;        // relays have ended here: each event alone, noted before it is sent
-  std::set<std::int64_t> suspects_;
+  std::size_t hungInFlight_ = 0;
+  Suspicion suspicion_;
   std::uint64_t expiredUnsaid_ = 0;
   std::set<std::string> droppedTypes_;  // those that were spoken of
   bool blocked_ = false;

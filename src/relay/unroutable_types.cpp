@@ -56,6 +56,10 @@ void UnroutableTypes::routed(const std::string& type) {
   route.backoff.reset();
 }
 
+void UnroutableTypes::gone(const std::string& type) {
+  --types_.at(type).onTheirWay;
+}
+
 void UnroutableTypes::returned(const std::string& type, Boot now) {
   Route& route = types_.at(type);
   --route.onTheirWay;

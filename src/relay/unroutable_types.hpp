@@ -40,6 +40,8 @@ class UnroutableTypes {
   [[nodiscard]] bool anyReturned(const std::string& type) const;
   /// One of them was routed, or returned once more (or kept back because an older one was).
   void routed(const std::string& type);
+  /// One of them is gone unsent, which says nothing of the type's queue.
+  void gone(const std::string& type);
   void returned(const std::string& type, Boot now);
 
  private:

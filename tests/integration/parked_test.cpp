@@ -86,6 +86,24 @@ TEST_CASE("with hold, a key waits behind its unroutable event and follows in ord
   CHECK(numbersOf(heard.read(1)) == std::vector<int>{7});
 }
 
+TEST_CASE("a type can hold its key while others do not, also from the command line") {
+  Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  auto relay = startRelayProcess(setup.database, setup.exchange, "", {"--hold", "order.#"});
+  setup.publish("order.lonely", 1, "a");
+  setup.publish("stock.lonely", 2, "b");
+  setup.publish("heard", 3, "a");
+  setup.publish("heard", 4, "b");
+  CHECK(numbersOf(heard.read(1)) == std::vector<int>{4});
+  CHECK(setup.nothingPending());
+  CHECK(setup.database.query("select string_agg(reason, ' ' order by id) from pillion.parked") ==
+        "unroutable unroutable held");
+  // An operator gives it up; what waited for it goes on.
+  setup.database.execute("delete from pillion.parked where type = 'order.lonely'");
+  CHECK(numbersOf(heard.read(1)) == std::vector<int>{3});
+  CHECK(relay.terminate(10s) == 0);
+}
+
 TEST_CASE("held events outlive their relay, and are let go by one that does not hold") {
   Setup setup;
   TestQueue heard(setup.exchange, "heard");

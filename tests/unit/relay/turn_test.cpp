@@ -38,6 +38,22 @@ class Bench {
     connect();
   }
 
+  /// So many relays ended before this one without having got any further.
+  void learn(int crashes) {
+    outbox::Balance balance;
+    balance.taken = log.saved;
+    balance.crashes = crashes;
+    if (crashes >= outbox::kCrashesToSuspect) {
+      balance.endangered = outbox::kAllLanes;
+      if (log.suspected) balance.suspects.insert(*log.suspected);
+      for (const auto& [id, entry] : log.parked) {
+        if (entry.reason == "suspect") balance.suspects.insert(id);
+      }
+    }
+    log.suspected.reset();  // it was the last relay's
+    turn->learn(balance);
+  }
+
   void connect() {
     channel = std::make_unique<test::FakeChannel>(broker, clock);
     turn->useChannel(channel.get());
@@ -774,9 +790,7 @@ TEST_CASE("an event over which relays end is found out, parked, and the others g
   for (; placeOf(bench.log.saved) < 3; ++crashes) {
     REQUIRE(crashes < 10);
     bench.start();
-    bench.turn->noteCrashes(crashes, bench.log.suspected.empty()
-                                         ? std::vector<std::int64_t>{}
-                                         : std::vector{bench.log.suspected.back()});
+    bench.learn(crashes);
     try {
       bench.runFor(2s);
     } catch (const Died&) {
@@ -879,4 +893,217 @@ TEST_CASE("a parked event that expires is removed from the parked ones without b
   CHECK(bench.log.parked.empty());
   CHECK(bench.broker.routed.empty());
   CHECK(bench.counters.expired == 1);
+}
+
+TEST_CASE("an event whose queue hangs holds up no other, on the same channel or the next") {
+  Bench bench;
+  bench.options.broker.stallTimeout = 5s;
+  bench.log.add("hangs", "k");
+  bench.log.add("fine", "k");  // of the same key: waits
+  bench.log.add("hangs");
+  bench.start();
+  bool hangs = true;
+  bench.broker.answer = [&](const amqp::Message& message) {
+    return hangs && message.type == "hangs" ? Answer::Silence : Answer::Route;
+  };
+  bench.runThroughLosses(6s);  // nothing was ever confirmed: it may be the broker
+  for (int i = 0; i < 10; ++i) {
+    bench.log.add("fine");
+    bench.runThroughLosses(6s);
+    CHECK(bench.broker.routed.size() == static_cast<std::size_t>(i + 1));
+  }
+  CHECK(bench.log.parked.empty());
+  CHECK(placeOf(bench.log.saved) == 0);
+  hangs = false;
+  bench.runThroughLosses(60s);
+  CHECK(placeOf(bench.log.saved) == 13);
+  CHECK(place(bench.broker.routed, "e1") < place(bench.broker.routed, "e2"));
+}
+
+TEST_CASE("while others are confirmed, an event whose queue hangs is not sent again at once") {
+  Bench bench;
+  bench.options.broker.stallTimeout = 10s;
+  bench.log.add("hangs");
+  bench.answer("e1", Answer::Silence);
+  bench.start();
+  for (int second = 0; second < 60; ++second) {
+    bench.log.add("fine");
+    bench.runThroughLosses(1s);
+  }
+  CHECK(std::ranges::count(bench.broker.sent, "e1") <= 4);
+  CHECK(bench.broker.routed.size() >= 60);
+}
+
+TEST_CASE("two deadly events of one page are both found out, one by one") {
+  Bench bench;
+  for (const char* type : {"fine", "deadly", "deadly", "fine"}) bench.log.add(type);
+  struct Died {};
+  bench.broker.answer = [](const amqp::Message& message) {
+    if (message.type == "deadly") throw Died{};
+    return Answer::Route;
+  };
+  int deaths = 0;
+  for (; placeOf(bench.log.saved) < 4; ++deaths) {
+    REQUIRE(deaths < 10);
+    bench.start();
+    bench.learn(deaths);
+    try {
+      bench.runFor(2s);
+    } catch (const Died&) {
+    }
+  }
+  CHECK(bench.log.parked.size() == 2);
+  CHECK(bench.log.parked.at(2).reason == "suspect");
+  CHECK(bench.log.parked.at(3).reason == "suspect");
+  CHECK(bench.broker.routed.back() == "e4");
+}
+
+TEST_CASE("relays that ended where nothing was wrong leave at most the event in flight suspected") {
+  Bench bench;
+  for (int i = 0; i < 10; ++i) bench.log.add("fine");
+  struct Killed {};
+  int sent = 0;
+  bench.broker.answer = [&](const amqp::Message&) {
+    if (++sent % 4 == 0) throw Killed{};
+    return Answer::Route;
+  };
+  for (int deaths = 0; deaths < 6; ++deaths) {
+    bench.start();
+    bench.learn(deaths);
+    CHECK(bench.log.parked.size() <= static_cast<std::size_t>(std::max(0, deaths - 3)));
+    try {
+      bench.turns(8);
+    } catch (const Killed&) {
+    }
+  }
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.start();
+  bench.learn(6);
+  bench.runFor(2s);
+  CHECK(placeOf(bench.log.saved) == 10);
+  CHECK(bench.log.parked.size() <= 3);
+}
+
+TEST_CASE("nothing is suspected once it was settled, and nothing is noted without an alert") {
+  Bench bench;
+  bench.log.add("fine");
+  bench.start();
+  bench.runFor(1s);
+  CHECK(!bench.log.suspected);
+  bench.log.add("fine");
+  bench.start();
+  bench.learn(3);
+  bench.broker.answer = [&](const amqp::Message& message) {
+    CHECK(bench.log.suspected == (message.messageId == "e2" ? 2 : 3));
+    return Answer::Route;
+  };
+  bench.runFor(1s);
+  CHECK(!bench.log.suspected);
+}
+
+TEST_CASE("with hold, what waits for an event that an operator has discarded goes on") {
+  Bench bench;
+  bench.options.parked = ParkedPolicy::Hold;
+  bench.broker.answer = nobodyHearsLonely;
+  bench.log.addBad("lonely");
+  bench.log.rows.back().key = "a";
+  for (int i = 0; i < 3; ++i) bench.log.add("heard", "a");
+  bench.start();
+  bench.runFor(5s);
+  CHECK(bench.broker.routed.empty());
+  CHECK(bench.log.parked.at(1).reason == "invalid");
+  bench.log.parked.erase(1);
+  bench.runFor(5s);
+  CHECK(bench.broker.routed == Ids{"e2", "e3", "e4"});
+  CHECK(bench.log.parked.empty());
+  bench.log.add("heard", "a");
+  bench.runFor(1s);
+  CHECK(bench.broker.routed.back() == "e5");
+}
+
+TEST_CASE("keys that wait are looked after a hundred at a time") {
+  Bench bench;
+  bench.options.parked = ParkedPolicy::Hold;
+  bench.broker.answer = nobodyHearsLonely;
+  for (int key = 0; key < 250; ++key) {
+    bench.log.add("lonely", "k" + std::to_string(key));
+    bench.log.add("heard", "k" + std::to_string(key));
+  }
+  bench.start();
+  bench.runFor(5s);
+  const int before = bench.log.heldFetches;
+  std::erase_if(bench.log.parked,
+                [](const auto& entry) { return entry.second.row.type == "lonely"; });
+  bench.runFor(10s);
+  CHECK(bench.broker.routed.size() == 250);
+  CHECK(bench.log.parked.empty());
+  CHECK(bench.log.heldFetches - before < 20);
+}
+
+TEST_CASE("an event type can hold its key when the others do not") {
+  Bench bench;
+  bench.options.holdTypes = {"order.#"};
+  bench.broker.answer = [](const amqp::Message& message) {
+    return message.type.ends_with("lonely") ? Answer::Return : Answer::Route;
+  };
+  bench.log.add("order.lonely", "a");
+  bench.log.add("heard", "a");
+  bench.log.add("stock.lonely", "b");
+  bench.log.add("heard", "b");
+  bench.start();
+  bench.runFor(1s);
+  CHECK(bench.broker.routed == Ids{"e4"});
+  CHECK(bench.log.parked.at(2).reason == "held");
+  bench.start();  // the next relay, too
+  bench.log.add("order.heard", "a");
+  bench.runFor(1s);
+  CHECK(bench.broker.routed == Ids{"e4"});
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(60s);
+  CHECK(place(bench.broker.routed, "e1") < place(bench.broker.routed, "e2"));
+  CHECK(place(bench.broker.routed, "e2") < place(bench.broker.routed, "e5"));
+  CHECK(bench.log.parked.empty());
+}
+
+TEST_CASE("a probe that has expired says nothing of its type's queue") {
+  Bench bench;
+  for (int i = 0; i < 30; ++i) bench.log.addParked("lonely");
+  bench.log.parked.at(1).row.expiresAt = "2026-01-31 00:00:00.1";
+  bench.broker.answer = nobodyHears;
+  bench.start();
+  bench.runFor(2s);
+  CHECK(bench.log.parked.size() == 29);
+  CHECK(bench.broker.sent.size() <= 4);  // one at a time, not all that follow
+}
+
+TEST_CASE("a refused event that comes back as unroutable is probed like the others of its type") {
+  Bench bench;
+  bench.log.add("big");
+  bench.answer("e1", Answer::Silence);
+  bench.start();
+  bench.turns(3);
+  bench.reconnect(406);
+  bench.broker.answer = nobodyHears;
+  bench.runFor(120s);
+  CHECK(bench.log.parked.at(1).reason == "unroutable");
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(60s);
+  CHECK(bench.log.parked.empty());
+  CHECK(bench.broker.routed == Ids{"e1"});
+}
+
+TEST_CASE("parked events that may go out are read no faster than they are sent") {
+  Bench bench;
+  bench.options.windowEvents = 10;
+  bench.options.pageEvents = 10;
+  bench.options.unroutableFirst = 100ms;
+  for (int i = 0; i < 400; ++i) bench.log.addParked("t" + std::to_string(i % 20));
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Silence; };
+  bench.start();
+  bench.runFor(5s);
+  CHECK(bench.log.parkedFetches <= 20);
+  bench.start();
+  bench.broker.answer = [](const amqp::Message&) { return Answer::Route; };
+  bench.runFor(60s);
+  CHECK(bench.log.parked.empty());
 }

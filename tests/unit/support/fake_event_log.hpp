@@ -97,27 +97,29 @@ class FakeEventLog : public outbox::EventLog {
 
   void release() override {}
 
-  void suspect(int, std::int64_t id) override { suspected.push_back(id); }
+  void suspect(std::optional<std::int64_t> id) override { suspected = id; }
 
-  outbox::ParkedSummary parkedSummary(outbox::Lanes, bool hold) override {
+  outbox::ParkedSummary parkedSummary(outbox::Lanes, const outbox::HoldPolicy& hold) override {
     outbox::ParkedSummary summary;
     std::set<std::string> keys;
     for (const auto& [id, entry] : parked) {
       if (entry.reason == "unroutable") summary.unroutableTypes.push_back(entry.row.type);
       summary.anyRefused = summary.anyRefused || entry.reason == "refused";
       const bool waits = entry.reason == "held";
-      if (entry.row.key.empty() || (!hold && !waits)) continue;
+      if (entry.row.key.empty() || (!waits && !hold.holds(entry.row.type))) continue;
       if (keys.insert(entry.row.key).second) summary.keys.push_back({entry.row.key, 0, id, waits});
     }
     return summary;
   }
 
-  outbox::HeldRows fetchHeld(const std::vector<std::string>& keys, bool hold) override {
+  outbox::HeldRows fetchHeld(const std::vector<std::string>& keys,
+                             const outbox::HoldPolicy& hold) override {
+    ++heldFetches;
     outbox::HeldRows held;
     for (const auto& [id, entry] : parked) {
       if (std::ranges::find(keys, entry.row.key) == keys.end()) continue;
       if (entry.reason != "held") {
-        if (hold) held.headed.insert(entry.row.key);
+        if (hold.holds(entry.row.type)) held.headed.insert(entry.row.key);
       } else if (!held.headed.contains(entry.row.key)) {
         if (held.rows.size() == heldRows) {
           held.cut = true;
@@ -161,13 +163,14 @@ class FakeEventLog : public outbox::EventLog {
   std::map<std::int64_t, Parked> parked;
   std::vector<outbox::Checkpoint> checkpoints;
   outbox::Cursor saved = cursorAt(0);
-  std::vector<std::int64_t> suspected;
+  std::optional<std::int64_t> suspected;
   std::vector<bool> idle;
   bool writerRuns = false;  // in every snapshot that is read
   std::size_t pageRows = 100;
   std::size_t heldRows = 100;
   int fetches = 0;
   int parkedFetches = 0;
+  int heldFetches = 0;
   bool leaseLost = false;
 };
 

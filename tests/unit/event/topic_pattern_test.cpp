@@ -1,4 +1,4 @@
-#include "inbox/topic_pattern.hpp"
+#include "event/topic_pattern.hpp"
 
 #include <doctest/doctest.h>
 
@@ -7,7 +7,7 @@
 
 #include "support/scripted_random.hpp"
 
-using pillion::inbox::matchesTopic;
+using pillion::matchesTopic;
 
 namespace {
 

@@ -1,9 +1,9 @@
-#include "inbox/topic_pattern.hpp"
+#include "event/topic_pattern.hpp"
 
 #include <cstddef>
 #include <vector>
 
-namespace pillion::inbox {
+namespace pillion {
 namespace {
 
 std::vector<std::string_view> words(std::string_view text) {
@@ -39,4 +39,23 @@ bool matchesTopic(std::string_view pattern, std::string_view key) {
   return reachable[given.size()];
 }
 
-}  // namespace pillion::inbox
+std::string topicExpression(std::string_view pattern) {
+  std::string expression = "^";
+  for (const std::string_view word : words(pattern)) {
+    if (word == "#") {
+      expression += "(\\.[^.]*)*";
+    } else if (word == "*") {
+      expression += "\\.[^.]*";
+    } else {
+      expression += "\\.";
+      for (const char c : word) {
+        if (std::string_view("\\^$.|?*+()[]{}").find(c) != std::string_view::npos)
+          expression += '\\';
+        expression += c;
+      }
+    }
+  }
+  return expression + '$';
+}
+
+}  // namespace pillion

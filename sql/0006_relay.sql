@@ -1,0 +1,85 @@
+-- The relay: what it is about to send is noted with the relay, and pages say which server gave them.
+
+-- One for each relay, not for each lane: of those under way when it ends, one was the reason at most.
+alter table relay add column suspect_id bigint;
+alter table lane drop column suspect_id;
+
+-- What lane admission asks for; the rest of parked may be millions.
+create index parked_held on parked (key, id) where reason = 'held';
+create index parked_suspect on parked (id) where reason = 'suspect';
+
+-- Is the event behind its lane's cursor? Inlined by the planner.
+create function is_published(xid xid8, id bigint, l lane) returns boolean language sql stable
+  return pg_visible_in_snapshot(xid, (l).done)
+         or ((l).target is not null and pg_visible_in_snapshot(xid, (l).target) and id <= (l).last_id);
+
+-- A text that changes when the server restarted, failed over or was promoted.
+create function server_state() returns text language sql stable
+  return pg_postmaster_start_time()::text || case when pg_is_in_recovery() then ' standby'
+           else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end;
+
+-- As before (0001), and: the first row is the server's state and nothing else.
+drop function fetch_page(xid8[], xid8, pg_snapshot, bigint, bigint, bigint, bigint);
+create function fetch_page(xips xid8[], from_xid xid8, target pg_snapshot, after_id bigint,
+                           row_limit bigint, byte_limit bigint, lanes bigint)
+  returns table (server text, id bigint, lane smallint, event_id uuid, type text, source text,
+                 key text, "time" text, content_type text, correlation_id text, causation_id text,
+                 traceparent text, tracestate text, expires_at text, headers json, payload bytea)
+  language plpgsql
+  set search_path from current
+  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+  set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
+  set datestyle = 'ISO' set work_mem = '64MB' as $$
+#variable_conflict use_column
+begin
+  return query
+  select server_state(), null::bigint, null::smallint, null::uuid, null::text, null::text,
+         null::text, null::text, null::text, null::text, null::text, null::text, null::text,
+         null::text, null::json, null::bytea
+  union all
+  select null, p.id, p.lane, p.event_id, p.type, p.source, p.key,
+         (p.time at time zone 'UTC')::text, p.content_type, p.correlation_id, p.causation_id,
+         p.traceparent, p.tracestate, (p.expires_at at time zone 'UTC')::text, p.headers, p.payload
+    from (select b.*, sum(octet_length(b.payload))
+                        over (rows between unbounded preceding and 1 preceding) as bytes_before
+            from (select o.* from outbox o
+                   where o.id > after_id and (o.xid >= from_xid or o.xid = any(xips))
+                     and pg_visible_in_snapshot(o.xid, target)
+                     and (lanes >> o.lane::int) & 1 = 1
+                   order by o.id limit row_limit) b) p
+   where coalesce(p.bytes_before, 0) < byte_limit;
+end $$;
+
+-- As before (0001).
+create or replace function truncate_published(child int, keep interval default '0') returns text
+  language plpgsql
+  set search_path from current set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+declare
+  name text := format('outbox_%s', child);
+  ahead int;  -- so many children are written before this one
+  newest timestamptz;
+  found boolean;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'truncate_published needs READ COMMITTED';
+  end if;
+  ahead := (child - (select (last_value >> 22) & 7 from outbox_id_seq)::int + 8) % 8;
+  if ahead = 0 then return 'current'; end if;
+  execute format('select created_at from %I order by id desc limit 1', name) into newest;
+  if newest is null then return 'empty'; end if;
+  if ahead > 2 and newest > clock_timestamp() - keep then return 'kept'; end if;
+  begin
+    -- An open writer of this child, which may hold uncommitted events, or a dump refuses the lock.
+    execute format('lock table only %I in access exclusive mode nowait', name);
+  exception when lock_not_available then return 'busy';
+  end;
+  -- With a snapshot that is newer than the lock, and no writer in flight. Only rows at or above the
+  -- lowest xmin of all cursors can be unpublished: a short index range.
+  execute format(
+    'select exists (select from %I e join lane l on l.lane = e.lane
+       where e.xid >= (select min(pg_snapshot_xmin(done)) from lane)
+         and not is_published(e.xid, e.id, l))', name) into found;
+  if found then return 'unpublished'; end if;
+  execute format('truncate only %I', name);
+  return 'truncated';
+end $$;
