@@ -22,11 +22,15 @@ std::size_t payloadBytes(const std::vector<Row>& rows) {
 }  // namespace
 
 std::string insertStatement(const std::string& schema, std::size_t rows) {
-  std::string sql =
-      inSchema("insert into {schema}.outbox (" + std::string(kEventColumns) + ") values ", schema);
+  // The lane of a key is worked out here, once and for all (see lane_of); without a key it follows
+  // from the id.
+  std::string sql = inSchema(
+      "insert into {schema}.outbox (lane, " + std::string(kEventColumns) + ") values ", schema);
   std::size_t next = 1;
   for (std::size_t row = 0; row < rows; ++row) {
+    const std::string key = '$' + std::to_string(next + kKeyColumn);
     sql += row == 0 ? "(" : ", (";
+    sql += "(hashtextextended(nullif(" + key + "::text, ''), 0) & 63)::smallint, ";
     sql += eventParameters(next) + ')';
   }
   return sql;
@@ -90,7 +94,8 @@ PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema)
   constexpr std::uint64_t kMost = 1'000'000;
   const auto result = tx.exec(inSchema(
       "select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8 from ("
-      " select e.created_at from {schema}.outbox e join {schema}.lane l on l.lane = e.lane"
+      " select e.created_at from {schema}.outbox e join {schema}.lane l on l.lane ="
+      " {schema}.lane_of(e.lane, e.key, e.id)"
       " where e.xid >= (select min(pg_snapshot_xmin(done)) from {schema}.lane)"
       " and not {schema}.is_published(e.xid, e.id, l) limit 1000000) p",
       schema));
@@ -223,7 +228,8 @@ RingSize measureRing(pqxx::transaction_base& tx, const std::string& schema) {
 Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
                      const ReplayRange& range, ReplayMode mode) {
   const std::string published =
-      "select o.* from {schema}.outbox o join {schema}.lane l on l.lane = o.lane"
+      "select o.* from {schema}.outbox o join {schema}.lane l on l.lane ="
+      " {schema}.lane_of(o.lane, o.key, o.id)"
       " where o.id > $1::text::bigint and o.id <= $2::text::bigint"
       " and {schema}.is_published(o.xid, o.id, l)"
       " and ($3::text = '' or o.created_at >= nullif($3::text, '')::timestamptz)"

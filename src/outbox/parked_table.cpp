@@ -77,12 +77,13 @@ bool HoldPolicy::holds(const std::string& type) const {
 void writeParked(pqxx::transaction_base& tx, const std::string& schema,
                  const ParkedChanges& changes) {
   const std::string columns =
-      "id, lane, created_at, event_id, type, source, key, time, content_type, correlation_id,"
+      "id, created_at, event_id, type, source, key, time, content_type, correlation_id,"
       " causation_id, traceparent, tracestate, expires_at, headers, payload";
   for (const auto& [reason, ids] : byReason(changes.park)) {
     execute(tx,
-            inSchema("insert into {schema}.parked (reason, attempts, " + columns +
-                         ") select $1::text, $2::text::int, " + columns +
+            inSchema("insert into {schema}.parked (reason, attempts, lane, " + columns +
+                         ") select $1::text, $2::text::int, {schema}.lane_of(lane, key, id), " +
+                         columns +
                          " from {schema}.outbox where id = any($3::text::bigint[])"
                          " on conflict do nothing",
                      schema),

@@ -19,7 +19,7 @@ std::string eventParameters(std::size_t& next) {
   parameter("", "::text, ");
   for (int optional = 0; optional < 4; ++optional) parameter("nullif(", "::text, ''), ");
   parameter("nullif(", "::text, '')::timestamptz, ");
-  parameter("nullif(", "::text, '')::json, ");
+  parameter("nullif(", "::text, ''), ");
   parameter("", "::bytea");
   return sql;
 }

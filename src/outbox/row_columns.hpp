@@ -32,6 +32,7 @@ inline constexpr const char* kEventColumns =
     "event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,"
     " tracestate, expires_at, headers, payload";
 inline constexpr std::size_t kEventColumnCount = 13;
+inline constexpr std::size_t kKeyColumn = 3;
 /// Their values as parameters of a statement, beginning with number `next`, which is moved on.
 std::string eventParameters(std::size_t& next);
 /// Appends them.
