@@ -280,17 +280,31 @@ TEST_CASE("a lease that ran out and that nobody took over is renewed by the next
   CHECK(readOutboxStatus(logs.database.options()).pending == 0);
 }
 
-TEST_CASE("of lanes that went to two successors, a void checkpoint writes none either") {
+TEST_CASE("a relay whose lanes were taken over in part is fenced for the rest of them, too") {
   TwoLogs logs;
   logs.write(20);
-  const outbox::Cursor mine = TwoLogs::takeAll(logs.first);
-  const outbox::Page page = logs.first.fetch(mine);
-  logs.endLeases();
-  REQUIRE(eventually(10s, [&] { return logs.second.balance().taken.lanes() != 0; }));
+  outbox::Cursor mine = TwoLogs::takeAll(logs.first);
+  outbox::Page page = logs.first.fetch(mine);
+  REQUIRE(page.rows.size() == 20);
+  // Two are there when the lease runs out, so that the first of them takes a half.
   outbox::PostgresEventLog third(logs.options("third"));
-  third.balance();
-  const std::string before = cursorRows(logs.database);
-  CHECK_FALSE(
-      logs.first.checkpoint({.cursor = page.after, .cursorMoved = true, .give = {}, .parked = {}}));
-  CHECK(cursorRows(logs.database) == before);
+  REQUIRE(logs.second.balance().taken.lanes() == 0);
+  REQUIRE(third.balance().taken.lanes() == 0);
+  logs.database.execute(
+      "update pillion.relay set expires_at = clock_timestamp() - interval '1 s' where name ="
+      " 'first'");
+  const outbox::Lanes lost = logs.second.balance().taken.lanes();
+  REQUIRE(lost != 0);
+  REQUIRE(lost != outbox::kAllLanes);
+
+  const std::string before = cursorRows(logs.database) + rowsOf(logs.database, "relay");
+  const outbox::Cursor kept = page.after.take(~lost);
+  REQUIRE(kept.lanes() == ~lost);
+  const auto refused = [&](const outbox::Checkpoint& checkpoint) {
+    return !logs.first.checkpoint(checkpoint);
+  };
+  CHECK(refused({.cursor = {}, .cursorMoved = false, .give = {}, .parked = {}}));
+  CHECK(refused({.cursor = kept, .cursorMoved = true, .give = {}, .parked = {}}));
+  CHECK(refused({.cursor = {}, .cursorMoved = false, .give = kept, .parked = {}}));
+  CHECK(cursorRows(logs.database) + rowsOf(logs.database, "relay") == before);
 }
