@@ -81,10 +81,10 @@ TEST_CASE("the command status names sessions and prepared transactions that are 
            text.find(session) != std::string::npos;
   }));
   CAPTURE(text);
-  CHECK(text.find("held by prepared transaction '" + setup.name + "' of pillion, prepared for 1") !=
+  CHECK(text.find("held by prepared transaction '" + setup.name + "' of pillion, prepared for ") !=
         std::string::npos);
   CHECK(text.find("held by " + session +
-                  " (nightly report) of pillion, idle in transaction for 1") != std::string::npos);
+                  " (nightly report) of pillion, idle in transaction for ") != std::string::npos);
   CHECK(text.find(" s, which has used the outbox\n") != std::string::npos);
   CHECK(text.find("insert") == std::string::npos);  // nobody's statements
 
