@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "amqp/connection.hpp"
+#include "support/eventually.hpp"
 
 namespace pillion::bench {
 namespace {
@@ -23,15 +25,16 @@ std::string numbered(std::size_t number) {
   return text + "\"}";
 }
 
-/// When each message was let go, by its number.
+/// When each message was let go, by its number; they begin with `first`.
 class Departures {
  public:
-  Departures(int perSecond, std::chrono::seconds time)
-      : at_(static_cast<std::size_t>(perSecond * (time.count() + 1))) {}
-  void note(std::size_t number) { at_.at(number) = now(); }
-  [[nodiscard]] Nanoseconds of(std::size_t number) const { return at_.at(number); }
+  Departures(int perSecond, std::chrono::seconds time, std::size_t first = 0)
+      : first_(first), at_(static_cast<std::size_t>(perSecond * (time.count() + 1))) {}
+  void note(std::size_t number) { at_.at(number - first_) = now(); }
+  [[nodiscard]] Nanoseconds of(std::size_t number) const { return at_.at(number - first_); }
 
  private:
+  std::size_t first_;
   std::vector<std::atomic<Nanoseconds>> at_;
 };
 
@@ -59,6 +62,9 @@ class Reader {
           while (!stop.stop_requested()) read();
         }) {}
 
+  /// Messages by now.
+  [[nodiscard]] std::size_t delivered() const { return delivered_; }
+
   std::vector<double> finish() {
     thread_.request_stop();
     thread_.join();
@@ -75,12 +81,14 @@ class Reader {
     const Nanoseconds sent = departures_.of(number);
     if (number >= from_) latencies_.push_back(static_cast<double>(now() - sent) / 1e6);
     connection_.ack(delivery->tag);
+    ++delivered_;
   }
 
   const Departures& departures_;
   std::size_t from_;
   amqp::Connection connection_;
   std::vector<double> latencies_;
+  std::atomic<std::size_t> delivered_{0};
   std::jthread thread_;
 };
 
@@ -93,28 +101,44 @@ void atRate(int perSecond, std::chrono::seconds time, const std::function<void()
   }
 }
 
+support::Process startOnFreshQueue(BenchServers& servers, const std::string& database) {
+  servers.freshQueue();
+  return servers.startRelay(database, "latency");
+}
+
 }  // namespace
 
-Percentiles commitToDelivery(BenchServers& servers, int perSecond, std::chrono::seconds time) {
-  const std::string database = servers.createDatabase();
-  servers.freshQueue();
-  auto relay = servers.startRelay(database, "latency");
-  Departures departures(perSecond, time + kWarmUp);
-  const auto from = static_cast<std::size_t>(perSecond * kWarmUp.count());
-  Reader reader(servers, departures, from);
-  const auto publisher = EventPublisher::create("bench", {.database = servers.database(database)});
-  pqxx::connection connection(servers.postgres.url(database));
-  std::size_t n = 0;
-  atRate(perSecond, time + kWarmUp, [&] {
-    pqxx::work tx{connection};
-    publisher->publish(tx, Event::ofBytes("bench.created", numbered(n), "application/json")
-                               .setKey("key-" + std::to_string(n % 1000)));
-    departures.note(n++);
+CommitToDelivery::CommitToDelivery(BenchServers& servers, int perSecond)
+    : servers_(servers),
+      perSecond_(perSecond),
+      database_(servers.createDatabase()),
+      relay_(startOnFreshQueue(servers, database_)),
+      publisher_(EventPublisher::create("bench", {.database = servers.database(database_)})),
+      connection_(servers.postgres.url(database_)) {}
+
+void CommitToDelivery::finish() {
+  if (relay_.terminate(std::chrono::seconds(10)) != 0) {
+    throw std::runtime_error("the relay did not end well: " + relay_.output());
+  }
+}
+
+Percentiles CommitToDelivery::measure(std::chrono::seconds time) {
+  const std::size_t first = next_;
+  Departures departures(perSecond_, time + kWarmUp, first);
+  const auto warmUp = static_cast<std::size_t>(perSecond_ * kWarmUp.count());
+  Reader reader(servers_, departures, first + warmUp);
+  atRate(perSecond_, time + kWarmUp, [&] {
+    pqxx::work tx{connection_};
+    publisher_->publish(tx, Event::ofBytes("bench.created", numbered(next_), "application/json")
+                                .setKey("key-" + std::to_string(next_ % 1000)));
+    departures.note(next_++);
     tx.commit();
   });
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  // Those that are late are the ones that count: none may be left out.
+  const bool all = support::eventually(std::chrono::minutes(1),
+                                       [&] { return reader.delivered() >= next_ - first; });
   auto latencies = reader.finish();
-  relay.terminate(std::chrono::seconds(10));
+  if (!all) throw std::runtime_error("not every event was delivered: " + relay_.output());
   return percentiles(std::move(latencies));
 }
 

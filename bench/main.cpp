@@ -9,7 +9,11 @@
 // latency_vs_floor: p50 commit to delivery at 500 events/s / p50 bare publish to delivery
 // publish_cost: transactions with publish(tx) / with a hand-written INSERT, 8 clients; median of
 //   pairs of slices
-// held_snapshot: p99 latency after 2 minutes of another session's old snapshot / without
+// notify_cost: transactions with publish(tx) and the trigger of enable_notify(), while no relay
+//   sleeps / without the trigger; as above
+// notify_cost_asleep: the same while a relay sleeps and is not woken, so that each one notifies
+// held_snapshot: p99 latency with another session's snapshot of the same database held for 2
+//   minutes, and held still / before it was taken; one outbox, one relay
 // drain_big_vs_small: rate per event with 5,000,000 waiting / with 100,000; also relay_rss_mib
 
 // consumer, events of 512 bytes, a handler with one UPDATE:

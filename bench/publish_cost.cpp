@@ -7,6 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/wake_event.hpp"
+#include "outbox/wake_listener.hpp"
+
 namespace pillion::bench {
 namespace {
 
@@ -46,9 +49,26 @@ double rate(const BenchServers& servers, const std::string& database, Seconds ti
   return static_cast<double>(committed) / time.count();
 }
 
-}  // namespace
+/// Each goes first as often as second.
+PairedRates inPairs(std::chrono::seconds time, const std::function<double(Seconds)>& one,
+                    const std::function<double(Seconds)>& other) {
+  const Seconds slice = Seconds(time) / (2 * kPairs);
+  PairedRates rates;
+  std::vector<double> ratios;
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const bool swapped = pair % 2 == 1;
+    const double before = swapped ? other(slice) : one(slice);
+    const double after = swapped ? one(slice) : other(slice);
+    rates.one += (swapped ? after : before) / kPairs;
+    rates.other += (swapped ? before : after) / kPairs;
+    ratios.push_back(swapped ? after / before : before / after);
+  }
+  std::ranges::nth_element(ratios, ratios.begin() + kPairs / 2);
+  rates.ratio = ratios[kPairs / 2];
+  return rates;
+}
 
-PublishRates publishCost(BenchServers& servers, std::chrono::seconds time) {
+std::string databaseWithAccounts(BenchServers& servers) {
   const std::string database = servers.createDatabase();
   servers.postgres.execute(
       database,
@@ -56,31 +76,50 @@ PublishRates publishCost(BenchServers& servers, std::chrono::seconds time) {
       "insert into account select g, 0 from generate_series(0, 9999) g;"
       "create table by_hand (id bigserial, event_id uuid, type text, source text, key text,"
       " created_at timestamptz default now(), payload text)");
+  return database;
+}
+
+}  // namespace
+
+PairedRates publishCost(BenchServers& servers, std::chrono::seconds time) {
+  const std::string database = databaseWithAccounts(servers);
   const auto publisher = EventPublisher::create("bench", {.database = servers.database(database)});
-  const Seconds slice = Seconds(time) / (2 * kPairs);
-  PublishRates rates;
-  std::vector<double> ratios;
-  for (int pair = 0; pair < kPairs; ++pair) {
-    const auto published = [&] {
-      return rate(servers, database, slice,
-                  [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); });
-    };
-    const auto inserted = [&] {
-      return rate(servers, database, slice, [&](pqxx::work& tx, const Event& event) {
-        tx.exec_prepared("by_hand", event.id(), event.type(), "bench", event.key(), event.bytes());
-      });
-    };
-    // Each goes first as often as second.
-    const bool swapped = pair % 2 == 1;
-    const double before = swapped ? inserted() : published();
-    const double after = swapped ? published() : inserted();
-    rates.withPublish += (swapped ? after : before) / kPairs;
-    rates.byHand += (swapped ? before : after) / kPairs;
-    ratios.push_back(swapped ? after / before : before / after);
+  const auto published = [&](Seconds slice) {
+    return rate(servers, database, slice,
+                [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); });
+  };
+  const auto inserted = [&](Seconds slice) {
+    return rate(servers, database, slice, [](pqxx::work& tx, const Event& event) {
+      tx.exec_prepared("by_hand", event.id(), event.type(), "bench", event.key(), event.bytes());
+    });
+  };
+  return inPairs(time, published, inserted);
+}
+
+PairedRates notifyCost(BenchServers& servers, std::chrono::seconds time, Idle idle) {
+  const std::string database = databaseWithAccounts(servers);
+  const auto publisher = EventPublisher::create("bench", {.database = servers.database(database)});
+  const auto published = [&](Seconds slice) {
+    return rate(servers, database, slice,
+                [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); });
+  };
+  servers.postgres.execute(database, "select pillion.enable_notify()");
+  if (idle == Idle::Asleep) {
+    servers.postgres.execute(database, "select pillion.raise_idle_flag()");
   }
-  std::ranges::nth_element(ratios, ratios.begin() + kPairs / 2);
-  rates.ratio = ratios[kPairs / 2];
-  return rates;
+  // As a relay that sleeps has it: who is notified costs, too.
+  base::WakeEvent wake;
+  const outbox::WakeListener listener(servers.database(database), wake);
+  const auto withTrigger = [&](Seconds slice) {
+    servers.postgres.execute(database, "select pillion.enable_notify()");
+    return published(slice);
+  };
+  const auto without = [&](Seconds slice) {
+    servers.postgres.execute(database,
+                             "set client_min_messages = warning; select pillion.disable_notify()");
+    return published(slice);
+  };
+  return inPairs(time, withTrigger, without);
 }
 
 }  // namespace pillion::bench

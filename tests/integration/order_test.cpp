@@ -1,5 +1,8 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -68,13 +71,14 @@ struct Workload {
     }
   }
 
-  void run(int transactionsPerWriter) const {
+  /// All writers at once, each until `goOn(its transactions so far)` says no.
+  void run(const std::function<bool(int)>& goOn) const {
     std::vector<std::thread> writers;
     for (int w = 0; w < kWriters; ++w) {
       writers.emplace_back([&, w] {
         std::mt19937 random(static_cast<unsigned>(4711 + w));
         auto connection = database.connect();
-        for (int i = 0; i < transactionsPerWriter; ++i) transaction(connection, random);
+        for (int i = 0; goOn(i); ++i) transaction(connection, random);
       });
     }
     for (auto& writer : writers) writer.join();
@@ -123,7 +127,7 @@ TEST_CASE(
   const auto relay = Relay::create(options);
   relay->start();
   Seen seen;
-  workload.run(400);
+  workload.run([](int done) { return done < 400; });
   collect(queue, seen, workload.committed());
   for (const auto& message : queue.readFor(300ms)) seen.add(message);
   CHECK(seen.ids.size() == workload.committed());
@@ -131,24 +135,66 @@ TEST_CASE(
   CHECK(seen.repeated == 0);
 }
 
+namespace {
+
+/// The writers, for as long as this lives.
+class Writing {
+ public:
+  explicit Writing(const Workload& workload)
+      : thread_([this, &workload] { workload.run([this](int) { return !enough_; }); }) {}
+  ~Writing() { end(); }
+  Writing(const Writing&) = delete;
+  Writing& operator=(const Writing&) = delete;
+  void end() {
+    enough_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  std::atomic<bool> enough_{false};
+  std::thread thread_;
+};
+
+/// Waits until the cursor of the one relay was written with events behind it, and then until others
+/// have arrived, which the cursor does not have yet.
+bool isInMidFlow(const Workload& workload, TestQueue& queue, Seen& seen) {
+  const auto cursor = [&] {
+    return workload.database.query(
+        "select string_agg(done::text || coalesce(target::text || last_id, ''), ' ' order by lane)"
+        " from pillion.lane");
+  };
+  const auto arrivals = [&](std::size_t count) {
+    const std::size_t from = seen.ids.size();
+    return eventually(20s, [&] {
+      for (const auto& message : queue.readFor(20ms)) seen.add(message);
+      return seen.ids.size() >= from + count;
+    });
+  };
+  if (!arrivals(20)) return false;
+  const std::string before = cursor();
+  return eventually(20s, [&] { return cursor() != before; }) && arrivals(20);
+}
+
+}  // namespace
+
 TEST_CASE("per-key order and completeness hold while relays are killed again and again") {
   Workload workload;
   TestQueue queue(workload.exchange);
-  std::thread writers([&] { workload.run(500); });
-  std::mt19937 random(99);
-  for (int kill = 0; kill < 12; ++kill) {
-    auto relay = startRelayProcess(workload.database, workload.exchange,
-                                   "relay.publishing=kill@" + std::to_string(20 + random() % 200));
-    relay.waitFor(10s);
-    relay.signal(SIGKILL);
-    relay.waitFor(5s);
-  }
-  writers.join();
-  auto last = startRelayProcess(workload.database, workload.exchange);
   Seen seen;
+  Writing writing(workload);
+  for (int kill = 0; kill < 12; ++kill) {
+    CAPTURE(kill);
+    auto relay = startRelayProcess(workload.database, workload.exchange);
+    REQUIRE(isInMidFlow(workload, queue, seen));
+    relay.signal(SIGKILL);
+    CHECK(relay.waitFor(5s) == 128 + SIGKILL);
+  }
+  writing.end();
+  auto last = startRelayProcess(workload.database, workload.exchange);
   collect(queue, seen, workload.committed());
   CHECK(seen.ids.size() == workload.committed());
   CHECK(seen.outOfOrder == 0);
   CHECK(seen.repeated > 0);  // otherwise no kill has bitten
+  CHECK(eventually(10s, [&] { return drained(workload.database); }));
   CHECK(last.terminate(10s) == 0);
 }

@@ -1,4 +1,8 @@
 #define PILLION_TEST_MAIN
+#include <fstream>
+#include <outbox/postgres_event_log.hpp>
+#include <set>
+
 #include "fixture.hpp"
 
 // What the outbox promises to the service that writes it, and to the relay that reads it.
@@ -175,23 +179,81 @@ TEST_CASE("a backlog of many pages is paged in order per key and nothing is left
   CHECK(setup.queue.readFor(200ms).empty());
 }
 
-TEST_CASE("large payloads are paged by bytes") {
+namespace {
+
+/// One transaction, one key.
+void publishLarge(const Setup& setup, int events, std::size_t bytes) {
+  auto connection = setup.database.connect();
+  pqxx::work tx{connection};
+  for (int n = 0; n < events; ++n) {
+    setup.publisher->publish(
+        tx, Event("product.created", {{"n", n}, {"text", std::string(bytes, 'x')}}).setKey("k"));
+  }
+  tx.commit();
+}
+
+/// Highest memory of a process so far.
+long peakRssMib(const support::Process& process) {
+  std::ifstream status("/proc/" + std::to_string(process.pid()) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stol(line.substr(6)) / 1024;
+  }
+  return -1;
+}
+
+}  // namespace
+
+TEST_CASE("large payloads are paged by bytes, and arrive in order") {
   Setup setup;
   auto options = relayOptions(setup.database, setup.exchange);
   options.pageBytes = 300'000;
   options.windowBytes = 150'000;
   setup.relay = Relay::create(options);
-  auto connection = setup.database.connect();
-  pqxx::work tx{connection};
-  for (int n = 0; n < 30; ++n) {
-    setup.publisher->publish(
-        tx, Event("product.created", {{"n", n}, {"text", std::string(100'000, 'x')}}).setKey("k"));
-  }
-  tx.commit();
+  publishLarge(setup, 30, 100'000);
   setup.relay->start();
   const auto numbers = numbersIn(setup.queue.read(30));
   REQUIRE(numbers.size() == 30);
   CHECK(std::is_sorted(numbers.begin(), numbers.end()));
+  CHECK(setup.relay->stats().pages >= 10);  // three to a page; without the limit there were one
+}
+
+TEST_CASE("a read ends with the row that reaches the limit of bytes, and the next goes on there") {
+  Setup setup;
+  publishLarge(setup, 10, 100'000);
+  outbox::PostgresEventLog log({.database = setup.database.options(),
+                                .relayName = "reader",
+                                .lease = 60s,
+                                .pageEvents = 500,
+                                .pageBytes = 300'000});
+  outbox::Cursor at = log.balance().taken;
+  std::vector<std::size_t> pages;
+  std::set<std::int64_t> ids;
+  for (bool more = true; more && pages.size() < 20;) {
+    const outbox::Page page = log.fetch(at);
+    if (!page.rows.empty()) pages.push_back(page.rows.size());
+    for (const Row& row : page.rows) ids.insert(row.id);
+    at = page.after;
+    more = page.more || !page.rows.empty();
+  }
+  CHECK(pages == std::vector<std::size_t>{3, 3, 3, 1});
+  CHECK(ids.size() == 10);
+}
+
+TEST_CASE("a backlog of large events does not make the relay's memory large") {
+  Setup setup;
+  constexpr int kEvents = 300;
+  for (int n = 0; n < kEvents; n += 20) publishLarge(setup, 20, 1U << 20);
+  auto relay = startRelayProcess(setup.database, setup.exchange, "", {"--window", "20"});
+  std::size_t arrived = 0;
+  CHECK(eventually(60s, [&] {
+    arrived += setup.queue.readFor(50ms).size();
+    return arrived >= kEvents;
+  }));
+  const long mib = peakRssMib(relay);
+  MESSAGE(mib << " MiB at most for " << kEvents << " events of 1 MiB");
+  CHECK(mib > 0);
+  CHECK(mib < 120);  // two pages of 8 MiB, one of them as PostgreSQL's text, a window of 4 MiB
+  CHECK(relay.terminate(15s) == 0);
 }
 
 TEST_CASE("every attribute of an event survives the way through table and wire") {

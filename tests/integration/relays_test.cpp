@@ -87,6 +87,21 @@ struct Setup {
   }
 };
 
+/// Ends a writer also when a check throws.
+struct JoinAtEnd {
+  JoinAtEnd(std::thread& writer, std::atomic<bool>& enough) : writer_(writer), enough_(enough) {}
+  ~JoinAtEnd() {
+    enough_ = true;
+    if (writer_.joinable()) writer_.join();
+  }
+  JoinAtEnd(const JoinAtEnd&) = delete;
+  JoinAtEnd& operator=(const JoinAtEnd&) = delete;
+
+ private:
+  std::thread& writer_;
+  std::atomic<bool>& enough_;
+};
+
 }  // namespace
 
 TEST_CASE("relays that come, end and are killed share the lanes fairly, without anybody's help") {
@@ -260,6 +275,47 @@ TEST_CASE("relays behind PgBouncer in transaction mode share lanes, keep order a
   CHECK(setup.allArrived());
   CHECK(setup.outOfOrder == 0);
   CHECK(setup.repeated == 0);
+}
+
+TEST_CASE("behind PgBouncer a killed relay's lanes are taken over by its lease alone, in order") {
+  Setup setup;
+  const support::PgBouncer bouncer(Servers::instance().directory / uniqueName("pgbouncer"),
+                                   Servers::pg());
+  const auto relay = [&](const std::string& name) {
+    return startRelayProcess(setup.database, setup.exchange, "",
+                             {"--name", name, "--lease-ms", "3000", "--renew-ms", "500",
+                              "--database-url", bouncer.url(setup.database.name())});
+  };
+  std::atomic<bool> enough{false};
+  std::thread writer([&] {
+    auto connection = setup.database.connect();
+    while (!enough) setup.write(connection, 20);
+  });
+  const JoinAtEnd join(writer, enough);
+  auto survivor = relay("survivor");
+  REQUIRE(setup.becomes({{"survivor", 64}}));
+  auto doomed = relay("doomed");
+  REQUIRE(setup.becomes({{"doomed", 32}, {"survivor", 32}}));
+  setup.readFor(300ms);
+  doomed.signal(SIGKILL);
+  CHECK(doomed.waitFor(5s) == 128 + SIGKILL);
+  // The pooler's sessions live on and say nothing: nobody can know yet.
+  CHECK(setup.database.count("select max(backend_pid) from pillion.relay") == 0);
+  CHECK(setup.shares() == std::map<std::string, int>{{"doomed", 32}, {"survivor", 32}});
+  CHECK(setup.becomes({{"survivor", 64}}));
+  setup.readFor(300ms);
+
+  // And now nobody is left to take them but one that comes later.
+  survivor.signal(SIGKILL);
+  CHECK(survivor.waitFor(5s) == 128 + SIGKILL);
+  auto last = relay("last");
+  CHECK(setup.becomes({{"last", 64}}));
+  enough = true;
+  writer.join();
+  CHECK(setup.allArrived());
+  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.repeated > 0);  // otherwise nothing was under way when they were killed
+  CHECK(last.terminate(10s) == 0);
 }
 
 TEST_CASE("three relays under a kill loop for a minute keep each key's order and lose nothing") {

@@ -3,6 +3,7 @@
 #include <optional>
 #include <set>
 
+#include "consumer_fixture.hpp"
 #include "fixture.hpp"
 #include "support/tcp_gate.hpp"
 
@@ -258,4 +259,143 @@ TEST_CASE(
     }));
   }
   CHECK(arrive(pair.queue, range(220, 300)));
+}
+
+namespace {
+
+/// A pair with everything published, whose standby has all of it.
+struct QuietPair : Pair {
+  std::unique_ptr<EventPublisher> publisher;
+
+  QuietPair() {
+    const auto relay = Relay::create(options(primary.url("service")));
+    relay->start();
+    publisher = EventPublisher::create("s", {.database = {.url = primary.url("service")}});
+    for (int n = 0; n < 10; ++n) publisher->publish(numbered(n));
+    CHECK(arrive(queue, range(0, 10)));
+    relay->stop();
+    for (int n = 10; n < 15; ++n) publisher->publish(numbered(n));  // committed, unpublished
+    REQUIRE(standbyHasAll());
+  }
+  [[nodiscard]] RelayOptions options(const std::string& url) const {
+    RelayOptions options;
+    options.database = {.url = url};
+    options.broker = brokerOptions(exchange);
+    options.name = "test relay";
+    return options;
+  }
+  [[nodiscard]] DatabaseOptions promoted() const { return {.url = standby->url("service")}; }
+};
+
+}  // namespace
+
+TEST_CASE("a relay on a standby waits and says why, and works from the promotion on") {
+  QuietPair pair;
+  const LogCapture log;
+  const auto relay = Relay::create(pair.options(pair.standby->url("service")));
+  relay->start();
+  CHECK(eventually(10s, [&] { return log.count("PostgreSQL is a standby") == 1; }));
+  CHECK(pair.queue.readFor(2s).empty());
+  CHECK(log.count("PostgreSQL is a standby") == 1);  // and not with every attempt
+  pair.promote();
+  CHECK(arrive(pair.queue, range(10, 15)));
+  EventPublisher::create("s", {.database = pair.promoted()})->publish(numbered(15));
+  CHECK(arrive(pair.queue, range(15, 16)));
+  CHECK(eventually(10s, [&] { return readOutboxStatus(pair.promoted()).pending == 0; }));
+  CHECK(log.count(" goes on") == 1);
+}
+
+TEST_CASE("adopt has nothing to do on a promoted standby and does no harm") {
+  QuietPair pair;
+  CHECK(runPillion(pair.promoted(), {"adopt"}) == 1);  // still a standby: nothing can be written
+  pair.promote();
+  const auto cursor = [&] {
+    return pair.standby->query("service",
+                               "select string_agg(l::text, ' ' order by lane) || (select"
+                               " system_identifier from pillion.meta) from"
+                               " pillion.lane l");
+  };
+  const std::string before = cursor();
+  std::string output;
+  CHECK(runPillion(pair.promoted(), {"adopt"}, &output) == 0);
+  CAPTURE(output);
+  CHECK(cursor() == before);
+  const auto relay = Relay::create(pair.options(pair.promoted().url));
+  relay->start();
+  CHECK(numbersIn(pair.queue, 5) == range(10, 15));
+  CHECK(pair.queue.readFor(300ms).empty());
+}
+
+TEST_CASE("rebase on a promoted standby publishes again what is kept, once, and goes on") {
+  QuietPair pair;
+  pair.promote();
+  std::string output;
+  CHECK(runPillion(pair.promoted(), {"rebase"}, &output) == 0);
+  CHECK(output.find("15 events are published again") != std::string::npos);
+  const auto relay = Relay::create(pair.options(pair.promoted().url));
+  relay->start();
+  const auto messages = pair.queue.read(15);
+  std::vector<int> numbers;
+  for (const auto& message : messages) {
+    numbers.push_back(nlohmann::json::parse(message.body).at("n").get<int>());
+  }
+  CHECK(std::ranges::is_sorted(numbers));  // one key
+  CHECK(std::set<int>(numbers.begin(), numbers.end()) == range(0, 15));
+  EventPublisher::create("s", {.database = pair.promoted()})->publish(numbered(15));
+  CHECK(numbersIn(pair.queue, 1) == range(15, 16));
+  CHECK(pair.queue.readFor(300ms).empty());
+}
+
+TEST_CASE("after a real pg_upgrade the relay refuses, adopt, and it goes on where it was") {
+  support::TemporaryDirectory directory;
+  std::optional<support::PostgresServer> old(std::in_place, directory / "old");
+  old->createDatabase("service");
+  // Ids far beyond those of a new cluster: only pg_upgrade brings them there.
+  old->execute("service",
+               "do $$ begin for i in 1..5000 loop perform pg_current_xact_id(); commit; end loop;"
+               " end $$");
+  Migrator({.url = old->url("service")}).migrate();
+  const std::string exchange = uniqueName("exchange");
+  TestQueue queue(exchange);
+  RelayOptions options;
+  options.broker = brokerOptions(exchange);
+  options.name = "test relay";
+  options.database = {.url = old->url("service")};
+  {
+    const auto relay = Relay::create(options);
+    relay->start();
+    const auto publisher = EventPublisher::create("s", {.database = options.database});
+    for (int n = 0; n < 10; ++n) publisher->publish(numbered(n));
+    CHECK(numbersIn(queue, 10) == range(0, 10));
+    relay->stop();
+    for (int n = 10; n < 20; ++n) publisher->publish(numbered(n));  // committed, unpublished
+  }
+  const auto lanes = "select string_agg(l::text, ' ' order by lane) from pillion.lane l";
+  const std::string identifier = "select system_identifier from pg_control_system()";
+  const std::string before = old->query("service", lanes);
+  const std::string oldIdentifier = old->query("service", identifier);
+  old->stop();
+
+  support::PostgresServer upgraded(directory / "new");
+  upgraded.stop();
+  upgraded.upgradeFrom(*old);
+  old.reset();
+  upgraded.start();
+  options.database = {.url = upgraded.url("service")};
+  CHECK(upgraded.query("service", identifier) != oldIdentifier);
+  CHECK(upgraded.query("service", lanes) == before);
+  CHECK(std::stol(upgraded.query("service", "select pg_current_xact_id()::text")) > 5'000);
+
+  // Producers go on before anybody has thought of the relay.
+  const auto publisher = EventPublisher::create("s", {.database = options.database});
+  for (int n = 20; n < 30; ++n) publisher->publish(numbered(n));
+  const auto relay = Relay::create(options);
+  CHECK_THROWS_WITH_AS(relay->start(), doctest::Contains("pillion adopt"), SchemaError);
+  REQUIRE(runPillion(options.database, {"adopt"}) == 0);
+  relay->start();
+  CHECK(numbersIn(queue, 20) == range(10, 30));  // and nothing of before again
+  for (int n = 30; n < 40; ++n) publisher->publish(numbered(n));
+  CHECK(numbersIn(queue, 10) == range(30, 40));
+  CHECK(queue.readFor(300ms).empty());
+  CHECK(eventually(10s, [&] { return readOutboxStatus(options.database).pending == 0; }));
 }

@@ -1,9 +1,12 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
 #include <atomic>
 #include <map>
+#include <mutex>
 #include <set>
 #include <thread>
 
+#include "event/timestamp.hpp"
 #include "fixture.hpp"
 #include "outbox/activity_table.hpp"
 #include "outbox/outbox_table.hpp"
@@ -111,6 +114,85 @@ TEST_CASE("parts of the ring are emptied while writers are at full rate, and not
   CHECK(setup.ids.size() == static_cast<std::size_t>(written));
   CHECK(setup.outOfOrder == 0);
   CHECK(emptied > 10);  // twice round the ring, and more
+}
+
+namespace {
+
+/// Writers that wait for nobody, each a transaction per event, and their longest transaction.
+class Flood {
+ public:
+  explicit Flood(const Setup& setup) {
+    for (int w = 0; w < 4; ++w) {
+      writers_.emplace_back([this, &setup, w](const std::stop_token& stop) {
+        auto connection = setup.database.connect();
+        for (int n = 0; !stop.stop_requested(); ++n, ++written_) {
+          const auto begin = std::chrono::steady_clock::now();
+          pqxx::work tx{connection};
+          setup.publisher->publish(tx, Event("n", {{"n", n}}).setKey("w" + std::to_string(w)));
+          tx.commit();
+          const auto took = std::chrono::steady_clock::now() - begin;
+          const std::scoped_lock lock(mutex_);
+          longest_ = std::max(longest_, took);
+        }
+      });
+    }
+  }
+  void end() { writers_.clear(); }
+  [[nodiscard]] int written() const { return written_; }
+  [[nodiscard]] std::chrono::steady_clock::duration longest() {
+    const std::scoped_lock lock(mutex_);
+    return longest_;
+  }
+
+ private:
+  std::atomic<int> written_{0};
+  std::mutex mutex_;
+  std::chrono::steady_clock::duration longest_{0};
+  std::vector<std::jthread> writers_;  // the last: it ends first
+};
+
+}  // namespace
+
+TEST_CASE("a relay empties a part of the ring by itself while writers flood the next one") {
+  Setup setup;
+  auto options = relayOptions(setup.database, setup.exchange);
+  options.retention = 0s;
+  setup.relay = Relay::create(options);
+  setup.relay->start();
+  const auto fileOf = [&](int child) {  // TRUNCATE gives a table a new one
+    return setup.database.query("select pg_relation_filenode('pillion.outbox_" +
+                                std::to_string(child) + "')");
+  };
+  const auto isEmpty = [&](int child) {
+    return setup.database.query("select not exists (select from pillion.outbox_" +
+                                std::to_string(child) + ")") == "t";
+  };
+  Flood flood(setup);
+  for (int child = 0; child < 3; ++child) {
+    CAPTURE(child);
+    CHECK(setup.arrive(flood.written()));
+    const std::string file = fileOf(child);
+    setup.skipToEndOfChild(50);
+    REQUIRE(eventually(10s, [&] { return !isEmpty(child + 1); }));
+    REQUIRE_FALSE(isEmpty(child));
+    // A relay looks for space in its first turn, then once a minute; so a new one, until it has
+    // come when no transaction of the child's last writers was in the way.
+    CHECK(eventually(60s, [&] {
+      setup.relay->stop();
+      setup.relay = Relay::create(options);
+      setup.relay->start();
+      return eventually(2s, [&] { return isEmpty(child); });
+    }));
+    CHECK(fileOf(child) != file);
+  }
+  flood.end();
+  CHECK(setup.arrive(flood.written()));
+  CHECK(setup.ids.size() == static_cast<std::size_t>(flood.written()));
+  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.isDrained());
+  CHECK(flood.longest() < 5s);
+  MESSAGE(flood.written() << " events, the longest transaction took "
+                          << std::chrono::duration<double>(flood.longest()).count() << " s");
 }
 
 TEST_CASE("an open writer or a dump keeps space and not delivery; an old snapshot keeps neither") {
@@ -274,6 +356,64 @@ TEST_CASE("replay publishes what was asked for again, with the old ids, in the o
   options.asNew = true;
   CHECK(replayEvents({.type = "#", .lastId = 2}, options) == 2);
   for (const auto& message : setup.queue.read(2)) CHECK_FALSE(first.contains(message.messageId));
+}
+
+TEST_CASE("replay of a time between two events takes the first and not the last of its ends") {
+  Setup setup;
+  setup.relay->start();
+  setup.publish(0, 20);  // in one transaction, but each with its own time
+  REQUIRE(setup.arrive(20));
+  REQUIRE(setup.isDrained());
+  const auto first = setup.ids;
+  // As a text that an operator would copy from the table: to the microsecond.
+  const auto timeOf = [&](int n) {
+    return setup.database.query(
+        "select to_char(created_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+        " from pillion.outbox where (convert_from(payload, 'UTF8')::json ->> 'n')::int = " +
+        std::to_string(n));
+  };
+  REQUIRE(setup.database.count("select count(distinct created_at) from pillion.outbox") == 20);
+  const auto numbers = [&](std::size_t count) {
+    std::vector<int> list;
+    for (const auto& message : setup.queue.read(count)) {
+      CHECK(first.contains(message.messageId));
+      list.push_back(nlohmann::json::parse(message.body).at("n"));
+    }
+    CHECK(setup.queue.readFor(200ms).empty());
+    return list;
+  };
+  const std::string fromText = timeOf(5);
+  const std::string toText = timeOf(12);
+  const auto from = fromRfc3339(fromText);
+  const auto to = fromRfc3339(toText);
+  const ReplayOptions options{.database = setup.database.options()};
+
+  // Copies are events like any other: pending until a relay has published and confirmed them.
+  setup.relay->stop();
+  const auto before = setup.relay->stats().published;
+  CHECK(replayEvents({.from = from, .to = to}, options) == 7);
+  CHECK(readOutboxStatus(setup.database.options()).pending == 7);
+  CHECK(setup.queue.readFor(300ms).empty());
+  setup.relay->start();
+  CHECK(numbers(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
+  CHECK(setup.isDrained());
+  CHECK(setup.relay->stats().published == before + 7);
+
+  // With a key, a type and ids as well; the copies are younger than `to`.
+  CHECK(replayEvents({.from = from, .to = to, .type = "n.odd", .key = "k1"}, options) == 1);
+  CHECK(numbers(1) == std::vector<int>{11});
+  CHECK(replayEvents({.from = from, .to = to, .firstId = 1, .lastId = 8}, options) == 3);
+  CHECK(numbers(3) == std::vector<int>{5, 6, 7});
+  CHECK(replayEvents({.to = from}, options) == 5);
+  CHECK(numbers(5) == std::vector<int>{0, 1, 2, 3, 4});
+  CHECK(replayEvents({.from = to, .lastId = 20}, options) == 8);
+  CHECK(numbers(8) == std::vector<int>{12, 13, 14, 15, 16, 17, 18, 19});
+  const auto result = support::run({.command = {PILLION_PROGRAM, "replay", "--from", fromText,
+                                                "--to", toText, "--last-id", "20"},
+                                    .environment = environmentFor(setup.database, setup.exchange)});
+  CHECK(result.status == 0);
+  CHECK(result.output.find("7 events are published again") != std::string::npos);
+  CHECK(numbers(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
 }
 
 TEST_CASE("an event that is not published yet is not replayed, it comes anyway") {

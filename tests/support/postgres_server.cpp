@@ -285,6 +285,25 @@ std::string PostgresServer::query(const std::string& database, const std::string
   return PQgetvalue(result.get(), 0, 0);
 }
 
+void PostgresServer::upgradeFrom(const PostgresServer& old) const {
+  const auto passwordFile = directory_ / "pgpass";
+  std::ofstream(passwordFile) << "*:*:*:" << kUser << ":" << kPassword << "\n";
+  std::filesystem::permissions(passwordFile, std::filesystem::perms::owner_read);
+  if (user_) changeOwner(passwordFile, *user_);
+  const auto binaries = binaries_.string();
+  auto options =
+      isolated({binaries_ / "pg_upgrade", "--old-bindir=" + binaries, "--new-bindir=" + binaries,
+                "--old-datadir=" + (old.directory_ / "data").string(),
+                "--new-datadir=" + (directory_ / "data").string(),
+                "--old-port=" + std::to_string(freePort()),
+                "--new-port=" + std::to_string(freePort()), std::string("--username=") + kUser});
+  options.environment["PGPASSFILE"] = passwordFile;
+  options.directory = directory_;
+  options.runAs = user_;
+  const auto result = run(std::move(options), std::chrono::minutes(3));
+  if (result.status != 0) throw std::runtime_error("pg_upgrade failed: " + result.output);
+}
+
 std::string PostgresServer::log() const {
   return readFile(directory_ / "server.log");
 }

@@ -53,6 +53,10 @@ class PostgresServer {
   // nothing of them is left that could stand in the way of start().
   void kill();
 
+  // Fills this cluster, which must be new and stopped, with what is in the other, stopped one, by
+  // pg_upgrade. Throws std::runtime_error with its output when that fails.
+  void upgradeFrom(const PostgresServer& old) const;
+
   std::string log() const;
 
  private:
