@@ -266,7 +266,7 @@ TEST_CASE("a checkpoint with a lease that ran out and lanes that were taken over
     refused.parked.retried = {{taken.rows[0].id, "unroutable", 1}};
   }
   CHECK_FALSE(logs.first.checkpoint(refused));
-  logs.first.suspect(late.rows[0].lane, late.rows[0].id);
+  logs.first.suspect(late.rows[0].id);
   CHECK(cursorRows(logs.database) == before);
   // Whoever has the lanes goes on undisturbed.
   outbox::Checkpoint next{.cursor = taken.after, .cursorMoved = true, .give = {}, .parked = {}};
