@@ -33,10 +33,12 @@ enum class Outcome { Applied, Duplicate, Ignored, Parked, Held, Discarded, DeadL
 class BatchStopped : public std::runtime_error {
  public:
   BatchStopped(std::size_t index, Failure failure, bool isEvent)
-      : std::runtime_error(failure.error),
+      : std::runtime_error(errorLine(failure.error)),
         index_(index),
         failure_(std::move(failure)),
-        isEvent_(isEvent) {}
+        isEvent_(isEvent) {
+    failure_.error = what();
+  }
   [[nodiscard]] std::size_t index() const { return index_; }
   [[nodiscard]] const Failure& failure() const { return failure_; }
   /// False: no event, or one whose id says nothing any more. It has never been claimed.
@@ -58,7 +60,7 @@ struct Handling {
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
 };
 
-/// One attempt at some deliveries, in one transaction: decode, claim, handle, commit, ack. Returns
+/// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
 /// an outcome for each.
 ///
 /// Throws BatchStopped, and DatabaseError when the database is away. Nothing was acked then, and

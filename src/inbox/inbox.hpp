@@ -4,15 +4,16 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <pillion/error.hpp>
 #include <pillion/event.hpp>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "amqp/message.hpp"
 #include "inbox/delivery_queue.hpp"
+#include "inbox/error_line.hpp"
 #include "inbox/handler_table.hpp"
 
 namespace pillion::inbox {
@@ -24,11 +25,14 @@ struct Failure {
   bool passing = false;  // a deadlock, a serialization failure: try again at once
 };
 
-/// The handler did not get through. Its transaction is of no more use.
-class HandlerFailed : public std::runtime_error {
+/// The handler did not get through, or PostgreSQL refuses what is to be recorded of its event. The
+/// transaction is of no more use.
+class HandlerFailed : public Error {
  public:
   explicit HandlerFailed(Failure failure)
-      : std::runtime_error(failure.error), failure_(std::move(failure)) {}
+      : Error(errorLine(failure.error)), failure_(std::move(failure)) {
+    failure_.error = what();
+  }
   [[nodiscard]] const Failure& failure() const { return failure_; }
 
  private:
@@ -61,13 +65,15 @@ class InboxTransaction {
 
   virtual ~InboxTransaction() = default;
 
+  // Each of these throws HandlerFailed, too: for a deadlock, say, or for what PostgreSQL refuses.
+
   /// Records the ids; one answer for each. Waits for others that are recording the same ones. To be
   /// committed only when none is Forgotten.
   virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events) = 0;
-  /// Runs the handler. Throws HandlerFailed.
-  virtual void run(const Handler& handler, const Event& event) = 0;
-  /// Parks the event if an earlier one of its key is parked; returns whether it did.
+  /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
+  /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
   virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;
+  virtual void run(const Handler& handler, const Event& event) = 0;
   /// Parks the event after its first failed attempt.
   virtual void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
                     Wait wait) = 0;
@@ -81,8 +87,8 @@ class InboxTransaction {
   virtual void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) = 0;
 
   /// Throws HandlerFailed when a handler has left the transaction in a state that cannot be
-  /// committed, or DatabaseError; when that is in doubt, ask the inbox again with a new
-  /// transaction.
+  /// committed, or has ended it; or DatabaseError, and when that is in doubt, ask the inbox again
+  /// with a new transaction.
   virtual void commit() = 0;
 };
 

@@ -32,7 +32,7 @@ void prepareClaim(pqxx::connection& connection, const std::string& schema) {
                " where s.consumer = $1::text and s.event_id = o.id)"
                " order by o.id, o.source on conflict do nothing returning event_id, source)"
                " select event_id, source, (select exists (select 1 from {schema}.inbox_parked p"
-               " where p.consumer = $1::text)) from taken",
+               " where p.consumer = $1::text)), pg_current_xact_id() from taken",
                schema));
 }
 
@@ -46,6 +46,7 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
   Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
   if (taken.empty()) return claimed;
   claimed.anyParked = textOf(taken[0][2]) == "t";
+  claimed.transaction = textOf(taken[0][3]);
   std::set<std::pair<std::string_view, std::string_view>> fresh;
   for (const auto& row : taken) {
     fresh.emplace(std::string_view(row[0].c_str(), row[0].size()),
@@ -55,6 +56,10 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
     claimed.isNew[i] = fresh.erase({events[i]->id, events[i]->source}) > 0;
   }
   return claimed;
+}
+
+std::string currentTransaction(pqxx::transaction_base& tx) {
+  return textOf(tx.exec("select pg_current_xact_id_if_assigned()")[0][0]);
 }
 
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,

@@ -27,10 +27,15 @@ void prepareClaim(pqxx::connection& connection, const std::string& schema);
 /// recording the same ones. Needs prepareClaim on the connection.
 struct Claimed {
   std::vector<bool> isNew;  // one per event; the second of two equal ones is not
-  bool anyParked = false;   // the consumer has parked events
+  // Of no meaning when none is new:
+  bool anyParked = false;        // the consumer has parked events
+  std::string transaction = {};  // the id of the present one
 };
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
                  std::span<const amqp::Identity* const> events);
+
+/// The id of the transaction in progress; empty when there is none, or it has written nothing.
+std::string currentTransaction(pqxx::transaction_base& tx);
 
 /// As if it had never been taken.
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,

@@ -94,6 +94,10 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
   try {
     work();
     return true;
+  } catch (const HandlerFailed& failed) {  // not by a handler: it could not be recorded
+    if (failed.failure().passing) return false;
+    outage_.began(failed);
+    closeInbox();
   } catch (const BrokerError& error) {
     outage_.began(error);  // a dead letter could not be sent
   } catch (const Error& error) {

@@ -129,6 +129,46 @@ TEST_CASE("a handler that swallows an SQL error leaves neither effect nor id") {
   scene.checkDeadLettered("handler-failed", "", "3");
 }
 
+namespace {
+
+/// Hides the failure of a statement; libpqxx 6 does not notice it either.
+void hideError(Transaction& tx) {
+  try {
+    tx.exec_params("select 1 / $1::int", 0);
+  } catch (const std::exception&) {  // as if all were well
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a handler that hides an SQL error from libpqxx leaves neither effect nor id") {
+  Scene scene("hides", [](const Event&, Transaction& tx) { hideError(tx); });
+  scene.handleOne();
+  scene.checkDeadLettered("handler-failed", "", "3");
+}
+
+TEST_CASE("a handler that commits and then hides an SQL error does not lose its event") {
+  // libpqxx 6 runs the statement, libpqxx 7 refuses to.
+  Scene scene("commits-hides", [](const Event&, Transaction& tx) {
+    tx.commit();
+    hideError(tx);
+  });
+  scene.handleOne();
+  const auto stats = scene.consumer->stats();
+  CHECK(stats.applied + stats.deadLettered == 1);
+  CHECK(scene.world.journal() == static_cast<long>(stats.applied));
+  CHECK(scene.world.inbox() == static_cast<long>(stats.applied));
+}
+
+TEST_CASE("a handler that ends the transaction by a text does not lose its event") {
+  for (const std::string text : {"rollback", "rollback; begin", "rollback; begin; savepoint a"}) {
+    CAPTURE(text);
+    Scene scene("ends", [text](const Event&, Transaction& tx) { tx.exec(text); });
+    scene.handleOne();
+    scene.checkDeadLettered("handler-failed", "", "3");
+  }
+}
+
 TEST_CASE("a handler that rolls an SQL error back to a savepoint of its own is applied") {
   Scene scene("careful", [](const Event&, Transaction& tx) {
     try {
@@ -153,6 +193,18 @@ TEST_CASE("a handler that throws something that is no std::exception is a failur
   Scene scene("throws-int", [](const Event&, Transaction&) { throw 42; });
   scene.handleOne();
   scene.checkDeadLettered("handler-failed", "no std::exception", "3");
+}
+
+TEST_CASE("a text that is no UTF-8 is the error of an event like any other") {
+  Scene throws("mumbles", [](const Event&, Transaction&) {
+    throw std::runtime_error("unknown product \xe9, " + std::string(5'000, 'x') + "\nand more");
+  });
+  throws.handleOne();
+  throws.checkDeadLettered("handler-failed", "unknown product ?, xxx", "3");
+  Scene rejects("mumbles-no",
+                [](const Event&, Transaction&) { throw RejectEvent("unknown product \xe9"); });
+  rejects.handleOne();
+  rejects.checkDeadLettered("rejected", "unknown product ?", "1");
 }
 
 TEST_CASE("RejectEvent sends the event to the dead-letter queue at the first attempt") {

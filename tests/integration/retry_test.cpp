@@ -134,6 +134,58 @@ TEST_CASE("under continue the followers of a failing event overtake it") {
   CHECK(numbersOf(world, "a") == "1 3 4 2");
 }
 
+TEST_CASE("a parked event whose handler hides an SQL error is tried again by its schedule") {
+  const World world;
+  std::atomic<int> calls{0};
+  const auto consumer = EventConsumer::create("secretive", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    if (++calls == 1) throw std::runtime_error("to be parked");
+    if (calls > 2) return;
+    try {
+      tx.exec_params("select 1 / $1::int", 0);
+    } catch (const std::exception&) {  // as if all were well
+    }
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "a"));
+  CHECK(eventually(15s, [&] { return world.journal() == 1 && world.parked() == 0; }));
+  CHECK(consumer->stats().failed == 2);
+  CHECK(calls == 3);
+}
+
+TEST_CASE("a batch with a hidden SQL error goes on while another key's event is parked") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.retry = {.maxAttempts = 1'000, .first = 1h, .factor = 1, .most = 1h};
+  std::atomic<bool> together{false};
+  const auto consumer = EventConsumer::create("undeterred", {"#"}, options);
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    if (event.key() == "parked") throw std::runtime_error("to be parked");
+    if (event.key() == "first") eventually(5s, [&] { return together.load(); });
+    if (event.key() == "hides") {
+      try {
+        tx.exec_params("select 1 / $1::int", 0);
+      } catch (const std::exception&) {  // as if all were well
+      }
+    }
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "parked"));
+  REQUIRE(eventually(20s, [&] { return world.parked() == 1; }));
+  std::vector<Event> events;
+  for (const char* key : {"first", "hides", "good", "better"}) {
+    events.push_back(Event("order.placed", {{"number", 1}}).setKey(key));
+  }
+  std::jthread opener([&] {
+    eventually(5s, [&] { return consumer->stats().delivered == 5; });
+    together = true;
+  });
+  send(world.exchange, events);
+  CHECK(eventually(20s, [&] { return world.journal() == 3 && world.parked() == 2; }));
+}
+
 TEST_CASE("an event that fails twice and then succeeds is applied once, across a restart") {
   const World world;
   declareOnly(world, "restarted");
