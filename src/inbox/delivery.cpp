@@ -146,7 +146,7 @@ void handleEvent(InboxTransaction& transaction, const Handler& handler, const Jo
   const Event& event = std::get<Event>(decoded);
   const HandlerWatch::Guard guard(watch, event.id(), event.type());
   transaction.run(handler, event);
-  if (watch.abandoned()) throw Error("the consumer was stopped while the handler ran");
+  if (watch.abandoned()) throw HandlerFailed({"the consumer was stopped while it ran", ""});
 }
 
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,

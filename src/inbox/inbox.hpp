@@ -107,6 +107,9 @@ class Inbox {
   /// A parked event that is due, its attempt counted already: one that ends the process is found
   /// out by its count. Nothing when none is due.
   virtual std::optional<ParkedEvent> takeDue() = 0;
+  /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not
+  /// counted.
+  virtual void giveBack(const ParkedEvent& event) = 0;
   /// How long until the next is due, when there is one.
   virtual std::optional<std::chrono::milliseconds> nextDueIn() = 0;
 };

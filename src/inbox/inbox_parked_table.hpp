@@ -34,6 +34,8 @@ struct Leases {
 /// One event that is due, with its attempt counted.
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
                                    const std::string& consumer, const Leases& leases);
+/// As if it had not been taken, unless somebody else has taken it since.
+void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer);
 

@@ -283,6 +283,14 @@ std::optional<ParkedEvent> PostgresInbox::takeDue() {
   return event;
 }
 
+void PostgresInbox::giveBack(const ParkedEvent& event) {
+  postgres::guarded("giving a parked event back", [&] {
+    pqxx::work tx{*connection_};
+    returnTaken(tx, schema_, event);
+    tx.commit();
+  });
+}
+
 std::optional<std::chrono::milliseconds> PostgresInbox::nextDueIn() {
   std::optional<std::chrono::milliseconds> next;
   postgres::guarded("looking for parked events", [&] {

@@ -24,6 +24,7 @@ class PostgresInbox : public Inbox {
   std::unique_ptr<InboxTransaction> begin() override;
   void forgetOld() override;
   std::optional<ParkedEvent> takeDue() override;
+  void giveBack(const ParkedEvent& event) override;
   std::optional<std::chrono::milliseconds> nextDueIn() override;
 
   /// Asks the server to give up what it is doing for this connection. The one call that another

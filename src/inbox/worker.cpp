@@ -17,8 +17,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kIdle{1'000};
 constexpr std::chrono::hours kForgetEvery{1};
 constexpr std::chrono::hours kWarnEvery{1};
-/// Deadlocks and serialization failures are nobody's fault, and gone when tried again.
-constexpr int kMostRepeats = 3;
 
 }  // namespace
 
@@ -71,7 +69,8 @@ void Worker::serve(const std::stop_token& stop) {
     const auto wait = std::min(kIdle, shared_.nextLook.left());
     const auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
     if (!jobs.empty()) finish(jobs, stop);
-    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling()); })) allIsWell();
+    if (stop.stop_requested()) break;
+    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling(), stop); })) allIsWell();
     forgetOldWhenDue();
   }
   ended_ = true;
@@ -131,6 +130,7 @@ std::size_t Worker::attempt(std::span<const Job> left, BatchPlan& plan) {
     for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
     plan.succeeded();
   } catch (const BatchStopped& stopped) {
+    if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
     if (size > 1) {
       plan.stoppedAt(stopped.index());
       return 0;

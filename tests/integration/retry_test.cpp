@@ -154,6 +154,152 @@ TEST_CASE("a parked event whose handler hides an SQL error is tried again by its
   CHECK(calls == 3);
 }
 
+namespace {
+
+/// Two attempts, of which the first fails at once; what happens in the second is the test's.
+std::unique_ptr<EventConsumer> twiceConsumer(const World& world, const std::string& service,
+                                             std::function<void(int, Transaction&)> later) {
+  auto options = world.consumerOptions();
+  options.retry.maxAttempts = 2;
+  auto consumer = EventConsumer::create(service, {"#"}, options);
+  consumer->onEvent(
+      "#", [calls = 0, later = std::move(later)](const Event& event, Transaction& tx) mutable {
+        if (++calls == 1) throw std::runtime_error("to be parked");
+        later(calls, tx);
+        writeJournal(event, tx);
+      });
+  return consumer;
+}
+
+void checkAppliedAtLast(const World& world, const EventConsumer& consumer) {
+  CHECK(eventually(15s, [&] { return world.journal() == 1 && world.parked() == 0; }));
+  CHECK(consumer.stats().failed == 1);
+  CHECK(consumer.stats().deadLettered == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a deadlock costs a parked event no attempt") {
+  const World world;
+  const auto consumer = twiceConsumer(world, "unlucky", [](int calls, Transaction& tx) {
+    if (calls <= 3) tx.exec("do $$ begin raise exception using errcode = '40P01'; end $$");
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "a"));
+  checkAppliedAtLast(world, *consumer);
+}
+
+TEST_CASE("the loss of PostgreSQL costs a parked event no attempt, and no lease is waited for") {
+  const World world;
+  const auto consumer = twiceConsumer(world, "cut-off", [](int calls, Transaction& tx) {
+    if (calls == 2) tx.exec("select pg_terminate_backend(pg_backend_pid())");
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "a"));
+  checkAppliedAtLast(world, *consumer);
+}
+
+TEST_CASE("a deadlock in a statement of Pillion's own is tried again at once, and is no outage") {
+  for (const std::string moment : {"insert on pillion.inbox", "insert on pillion.inbox_parked",
+                                   "delete on pillion.inbox_parked"}) {
+    CAPTURE(moment);
+    const World world;
+    world.database.execute("create sequence times");
+    world.database.execute(
+        "create function lose() returns trigger language plpgsql as $$ begin"
+        " if nextval('times') <= 2 then raise exception using errcode = '40P01'; end if;"
+        " return coalesce(new, old); end $$");
+    world.database.execute("create trigger lose before " + moment +
+                           " for each row execute function lose()");
+    const LogCapture log;
+    const auto consumer = twiceConsumer(world, "deadlocked", [](int, Transaction&) {});
+    consumer->start();
+    send(world.exchange, numberedEvents(1, "a"));
+    CHECK(eventually(15s, [&] { return world.journal() == 1 && world.parked() == 0; }));
+    CHECK(consumer->stats().failed <= 1);
+    CHECK(world.database.query("select is_called from times") == "t");
+    CHECK(log.count("waits:") == 0);
+  }
+}
+
+TEST_CASE(
+    "what PostgreSQL refuses to record of an event holds up none before it, and is said once") {
+  const World world;
+  world.database.execute(
+      "create function refuse() returns trigger language plpgsql as $$ begin"
+      " if new.source = 'refused' then raise exception 'no such source'; end if;"
+      " return new; end $$");
+  world.database.execute(
+      "create trigger refuse before insert on pillion.inbox for each row"
+      " execute function refuse()");
+  const LogCapture log;
+  declareOnly(world, "exacting");
+  std::vector<amqp::Message> messages;
+  for (const Event& event : numberedEvents(3)) messages.push_back(messageOf(event));
+  messages[1].appId = "refused";
+  send(world.exchange, messages);
+  const auto consumer = journalConsumer(world, "exacting");
+  consumer->start();
+  CHECK(eventually(20s, [&] { return log.count("waits: ") == 1; }));
+  CHECK(log.count("no such source") >= 1);
+  CHECK(world.journal() == 1);
+  world.database.execute("drop trigger refuse on pillion.inbox");
+  CHECK(eventually(20s, [&] { return world.journal() == 3; }));
+  CHECK(world.ordered());
+}
+
+namespace {
+
+/// A consumer whose handler hangs in a statement from the given call on, and stops impatiently.
+std::unique_ptr<EventConsumer> hangingConsumer(const World& world, const std::string& service,
+                                               int from) {
+  auto options = world.consumerOptions();
+  options.retry.maxAttempts = from;  // the one that hangs would be the last
+  options.stopTimeout = 200ms;
+  auto consumer = EventConsumer::create(service, {"#"}, options);
+  consumer->onEvent("#", [calls = 0, from](const Event&, Transaction& tx) mutable {
+    if (++calls < from) throw std::runtime_error("to be parked");
+    tx.exec("select pg_sleep(60)");
+  });
+  return consumer;
+}
+
+void stopWhileSleeping(const World& world, EventConsumer& consumer) {
+  REQUIRE(eventually(20s, [&] {
+    return world.database.count(
+               "select count(*) from pg_stat_activity where wait_event = 'PgSleep'") == 1;
+  }));
+  consumer.stop();
+}
+
+}  // namespace
+
+TEST_CASE("a handler whose query stop() cancels has not failed, and its event is delivered again") {
+  const World world;
+  const LogCapture log;
+  const auto consumer = hangingConsumer(world, "cancelled", 1);
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "a"));
+  stopWhileSleeping(world, *consumer);
+  CHECK(consumer->stats().failed == 0);
+  CHECK(log.count("handler failed") == 0);
+  CHECK(world.parked() == 0);
+  CHECK(world.inbox() == 0);
+  CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 1; }));
+}
+
+TEST_CASE("a parked event whose attempt stop() cancels keeps that attempt") {
+  const World world;
+  const auto consumer = hangingConsumer(world, "cancelled-later", 2);
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "a"));
+  stopWhileSleeping(world, *consumer);
+  CHECK(consumer->stats().failed == 1);
+  CHECK(world.parked() == 1);
+  CHECK(world.database.count("select count(*) from pillion.inbox_parked where attempts = 1 and"
+                             " verdict is null and next_attempt_at <= now()") == 1);
+}
+
 TEST_CASE("a batch with a hidden SQL error goes on while another key's event is parked") {
   const World world;
   auto options = world.consumerOptions();

@@ -64,6 +64,7 @@ struct Bench : Inbox, DeadLetterSink {
   }
   void forgetOld() override {}
   std::optional<ParkedEvent> takeDue() override { return std::nullopt; }
+  void giveBack(const ParkedEvent&) override {}
   std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
   void send(const amqp::Delivery&, const DeadLetterReason& reason) override {
     note("dead " + reason.reason);
