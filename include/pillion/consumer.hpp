@@ -98,7 +98,8 @@ struct ConsumerOptions {
   std::chrono::milliseconds slowHandler{30'000};
 
   /// `stop()` returns within about this. A handler that still runs then is left behind: its query
-  /// is cancelled, its transaction rolled back when it returns, and its event delivered again.
+  /// is cancelled, its transaction rolled back when it returns, and its event delivered again. That
+  /// counts as no attempt.
   std::chrono::milliseconds stopTimeout{30'000};
 };
 
@@ -130,7 +131,7 @@ struct ConsumerStats {
 /// Events at hand share a transaction. When one of them fails, that transaction is rolled back and
 /// the others are handled again without it: a handler may run more than once for one event, its
 /// effects through `tx` happen once. A deadlock or a serialization failure is tried again at once,
-/// three times.
+/// three times. Transactions are READ COMMITTED, whatever the role's default is.
 ///
 /// An event is known by its id *and* source (CloudEvents 1.0, "id"): another producer's id, forged
 /// or equal by accident, is another event.
@@ -172,7 +173,7 @@ class EventConsumer {
   /// `tx` is a savepoint inside the transaction that records the event's id: whatever is written
   /// through it commits exactly if the id does. Do not keep it, or the event, beyond the call. The
   /// savepoint is what makes a handler that commits or aborts by itself harmless. It does not help
-  /// against `COMMIT` or `ROLLBACK` sent as SQL text: never do that. With `workers` above 1,
+  /// against `COMMIT` or `ROLLBACK [TO]` sent as SQL text: never do that. With `workers` above 1,
   /// handlers are called by several threads at a time.
   ///
   /// A handler without `tx` is for effects outside the database (a cache in memory, a log line):

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 
 namespace pillion::inbox {
@@ -12,7 +13,10 @@ namespace pillion::inbox {
 /// then the rest.
 class BatchPlan {
  public:
-  [[nodiscard]] std::size_t size(std::size_t left) const { return std::min(left, limit_); }
+  [[nodiscard]] std::size_t size(std::size_t left) const { return std::min({left, limit_, most_}); }
+
+  /// From now on.
+  void atMost(std::size_t events) { most_ = events; }
 
   void succeeded() {
     limit_ = suspectNext_ ? 1 : kAll;
@@ -28,6 +32,7 @@ class BatchPlan {
  private:
   static constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
   std::size_t limit_ = kAll;
+  std::size_t most_ = kAll;
   bool suspectNext_ = false;
 };
 

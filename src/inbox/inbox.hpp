@@ -39,6 +39,13 @@ class HandlerFailed : public Error {
   Failure failure_;
 };
 
+/// Another transaction has recorded one of the ids and does not end: its handler hangs, perhaps.
+class ClaimBlocked : public Error {
+ public:
+  ClaimBlocked() : Error("events are being applied in a transaction that does not end") {}
+  [[nodiscard]] bool retryable() const noexcept override { return true; }
+};
+
 /// What the inbox says of an id that was recorded, or was to be.
 enum class Claim {
   New,
@@ -67,8 +74,8 @@ class InboxTransaction {
 
   // Each of these throws HandlerFailed, too: for a deadlock, say, or for what PostgreSQL refuses.
 
-  /// Records the ids; one answer for each. Waits for others that are recording the same ones. To be
-  /// committed only when none is Forgotten.
+  /// Records the ids; one answer for each. Waits for others that are recording the same ones, but
+  /// not for long: ClaimBlocked. To be committed only when none is Forgotten.
   virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events) = 0;
   /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
   /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
@@ -101,8 +108,8 @@ class Inbox {
   /// Can it still be known whether this id was applied?
   [[nodiscard]] virtual bool remembers(const std::string& eventId) const = 0;
   virtual std::unique_ptr<InboxTransaction> begin() = 0;
-  /// Forgets what has left the dedupe window.
-  virtual void forgetOld() = 0;
+  /// Forgets some of what has left the dedupe window; returns whether there may be more.
+  virtual bool forgetOld() = 0;
 
   /// A parked event that is due, its attempt counted already: one that ends the process is found
   /// out by its count. Nothing when none is due.

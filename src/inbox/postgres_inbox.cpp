@@ -25,6 +25,18 @@ constexpr std::chrono::hours kClockSlack{1};
 constexpr std::chrono::hours kSurelyRemembered{18};
 /// Ids made further ahead than this could be in a child that is about to be emptied.
 constexpr std::chrono::hours kMostAhead{24};
+/// No consumer remembers for longer (consumer.hpp).
+constexpr std::chrono::hours kLongestWindow{20 * 24};
+
+Claimed claimOrGiveUp(pqxx::transaction_base& tx, const std::string& consumer,
+                      std::span<const amqp::Identity* const> events) {
+  try {
+    return claimIds(tx, consumer, events);
+  } catch (const pqxx::sql_error& error) {
+    if (error.sqlstate() == "55P03") throw ClaimBlocked();
+    throw;
+  }
+}
 
 class PostgresInboxTransaction : public InboxTransaction {
  public:
@@ -39,7 +51,7 @@ class PostgresInboxTransaction : public InboxTransaction {
   std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
     std::vector<Claim> claims(events.size(), Claim::Duplicate);
     own("recording events in the inbox", [&] {
-      const Claimed claimed = claimIds(work_, consumer_, events);
+      const Claimed claimed = claimOrGiveUp(work_, consumer_, events);
       id_ = claimed.transaction;
       anyParked_ = claimed.anyParked;
       for (std::size_t i = 0; i < events.size(); ++i) {
@@ -236,6 +248,9 @@ PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consume
       connection_(postgres::connect(options, "consumer " + consumer_)) {
   postgres::guarded("opening the inbox", [&] {
     pqxx::nontransaction tx{*connection_};
+    // Whatever the role's default is. With a snapshot for the whole transaction, a parked event
+    // that comes while the one in front is tried would be seen by neither side.
+    tx.exec("set session characteristics as transaction isolation level read committed");
     migrate::requireCurrentSchema(tx, schema_);
     horizon_ = readHorizon(tx, schema_);
     prepareClaim(*connection_, schema_);
@@ -258,19 +273,18 @@ std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
   return transaction;
 }
 
-void PostgresInbox::forgetOld() {
+bool PostgresInbox::forgetOld() {
   const auto now = clock_.wall();
   const auto before = now - window_ - kClockSlack;
+  bool more = false;
   postgres::guarded("forgetting old events", [&] {
     for (const OldChild& old : childrenBefore(before, now)) truncate(old);
-    for (bool more = true; more;) {
-      pqxx::work tx{*connection_};
-      more = deleteOther(tx, schema_, before);
-      tx.commit();
-    }
-    pqxx::nontransaction tx{*connection_};
+    pqxx::work tx{*connection_};
+    more = deleteOther(tx, schema_, consumer_, before, now - kLongestWindow - kClockSlack);
     horizon_ = readHorizon(tx, schema_);
+    tx.commit();
   });
+  return more;
 }
 
 std::optional<ParkedEvent> PostgresInbox::takeDue() {

@@ -17,6 +17,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kIdle{1'000};
 constexpr std::chrono::hours kForgetEvery{1};
 constexpr std::chrono::hours kWarnEvery{1};
+constexpr std::chrono::minutes kWarnOfBlockEvery{1};
 
 }  // namespace
 
@@ -67,8 +68,8 @@ Handling Worker::handling() {
 void Worker::serve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     const auto wait = std::min(kIdle, shared_.nextLook.left());
-    const auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
-    if (!jobs.empty()) finish(jobs, stop);
+    auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
+    if (!jobs.empty()) finish(std::move(jobs), stop);
     if (stop.stop_requested()) break;
     if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling(), stop); })) allIsWell();
     forgetOldWhenDue();
@@ -76,16 +77,17 @@ void Worker::serve(const std::stop_token& stop) {
   ended_ = true;
 }
 
-void Worker::finish(const std::vector<Job>& jobs, const std::stop_token& stop) {
+void Worker::finish(std::vector<Job> jobs, const std::stop_token& stop) {
   warnOfWindow(jobs);
+  blocked_ = std::chrono::nanoseconds(0);
   const auto start = base::systemClock().boot();
   BatchPlan plan;
-  std::span<const Job> left(jobs);
+  std::span<Job> left(jobs);
   while (!left.empty() && !stop.stop_requested() && !shared_.queue.stale(left.front())) {
     left = left.subspan(advance(left, plan, stop));
   }
   shared_.queue.release(jobs);
-  batchSize_.took(jobs.size(), base::systemClock().boot() - start);
+  batchSize_.took(jobs.size(), base::systemClock().boot() - start - blocked_);
 }
 
 template <typename Work>
@@ -110,8 +112,7 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
   return false;
 }
 
-std::size_t Worker::advance(std::span<const Job> left, BatchPlan& plan,
-                            const std::stop_token& stop) {
+std::size_t Worker::advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop) {
   std::size_t done = 0;
   if (guarded(stop, [&] { done = attempt(left, plan); })) allIsWell();
   return done;
@@ -124,11 +125,15 @@ void Worker::allIsWell() {
   outageBackoff_.reset();
 }
 
-std::size_t Worker::attempt(std::span<const Job> left, BatchPlan& plan) {
+std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   const std::size_t size = plan.size(left.size());
+  const auto start = base::systemClock().boot();
   try {
     for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
-    plan.succeeded();
+  } catch (const ClaimBlocked&) {
+    blocked_ += base::systemClock().boot() - start;
+    plan.atMost(1);
+    return size > 1 ? 0 : letOthersPass(left);
   } catch (const BatchStopped& stopped) {
     if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
     if (size > 1) {
@@ -137,10 +142,33 @@ std::size_t Worker::attempt(std::span<const Job> left, BatchPlan& plan) {
     }
     if (stopped.failure().passing && ++repeats_ <= kMostRepeats) return 0;
     count(settle(left.front(), stopped));
-    plan.succeeded();
   }
+  plan.succeeded();
   repeats_ = 0;
   return size;
+}
+
+std::size_t Worker::letOthersPass(std::span<Job> left) {
+  const amqp::Identity event = *left.front().event();
+  const auto now = base::systemClock().boot();
+  if (lastWarnedOfBlock_.count() == 0 || now - lastWarnedOfBlock_ >= kWarnOfBlockEvery) {
+    lastWarnedOfBlock_ = now;
+    logger()->warn(
+        "consumer '{}': event {} ({}) is being applied in another transaction, which does not end; "
+        "does a handler hang, here or in another instance?",
+        shared_.consumer, event.id, event.type);
+  }
+  const auto waits = [&](const Job& job) {
+    const amqp::Identity* other = job.event();
+    return other != nullptr &&
+           (event.key.empty() ? other->id == event.id : other->key == event.key);
+  };
+  if (std::ranges::all_of(left, waits)) {
+    shared_.queue.putBack(left);
+    return left.size();
+  }
+  std::ranges::stable_partition(left, [&](const Job& job) { return !waits(job); });
+  return 0;
 }
 
 Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
@@ -208,10 +236,11 @@ void Worker::warnOfWindow(const std::vector<Job>& jobs) {
 
 void Worker::forgetOldWhenDue() {
   const auto now = base::systemClock().boot();
-  if (!inbox_ || now - lastForgot_ < kForgetEvery) return;
-  lastForgot_ = now;
+  if (!inbox_ || now < nextForget_) return;
+  nextForget_ = now + kForgetEvery;
   try {
-    inbox_->forgetOld();
+    // A small batch at a time, since deliveries must not wait for a million of them.
+    if (inbox_->forgetOld()) nextForget_ = now;
   } catch (const Error& error) {  // space waits, delivery does not
     logger()->warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
     if (error.connectionLost()) closeInbox();

@@ -54,10 +54,13 @@ class Worker {
   void openInbox();
   void closeInbox();
   /// Until each delivery is dealt with, their channel is lost, or stop is requested.
-  void finish(const std::vector<Job>& jobs, const std::stop_token& stop);
+  void finish(std::vector<Job> jobs, const std::stop_token& stop);
   /// Tries the first few of those that are left. Returns how many of them are dealt with.
-  std::size_t advance(std::span<const Job> left, BatchPlan& plan, const std::stop_token& stop);
-  std::size_t attempt(std::span<const Job> left, BatchPlan& plan);
+  std::size_t advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop);
+  std::size_t attempt(std::span<Job> left, BatchPlan& plan);
+  /// The first cannot be claimed: those of other keys go first, and if there are none, other
+  /// deliveries. Returns how many are dealt with.
+  std::size_t letOthersPass(std::span<Job> left);
   /// What becomes of one that stopped its batch when it was alone.
   Outcome settle(const Job& job, const BatchStopped& stopped);
   /// Runs it; false after an outage, for which it has waited.
@@ -78,9 +81,11 @@ class Worker {
   base::Outage outage_;
   base::Backoff outageBackoff_;
   BatchSize batchSize_;
-  int repeats_ = 0;  // of one event that failed in passing
-  base::Clock::Boot lastForgot_{0};
+  int repeats_ = 0;                      // of one event that failed in passing
+  std::chrono::nanoseconds blocked_{0};  // of the time for the batch in hand
+  base::Clock::Boot nextForget_{0};
   base::Clock::Boot lastWarned_{0};
+  base::Clock::Boot lastWarnedOfBlock_{0};
   std::atomic<bool> ended_{false};
   std::mutex pauseMutex_;
   std::condition_variable_any pauseEnd_;

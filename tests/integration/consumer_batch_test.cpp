@@ -1,5 +1,6 @@
 // Batches whose events are not alike, against a real inbox and without a broker.
 #include <cstdio>
+#include <future>
 
 #include "consumer_fixture.hpp"
 #include "inbox/delivery.hpp"
@@ -160,6 +161,27 @@ TEST_CASE("an event behind one of its batch that fails is not parked with it") {
   CHECK_THROWS_AS(bench.attempt(jobs), BatchStopped);
   CHECK(bench.world.parked() == 1);
   CHECK(bench.world.inbox() == 1);
+}
+
+TEST_CASE("an event is held behind one that was parked while its batch waited for the claim") {
+  Bench bench([](const Event&, Transaction&) {});
+  const auto events = numberedEvents(2, "a");
+  const auto jobs = bench.deliver({messageOf(events[0]), messageOf(events[1])});
+  // The instance that had the queue before has not quite ended.
+  inbox::PostgresInbox before(bench.world.database.options(), "bench", kWindow);
+  const auto parking = before.begin();
+  const amqp::Identity* first = jobs[0].event();
+  REQUIRE(parking->claim(std::span(&first, 1)).front() == inbox::Claim::New);
+  parking->park(jobs[0], *first, {"told to", ""}, 1h);
+  auto attempt = std::async(std::launch::async, [&] { return bench.attempt(jobs); });
+  REQUIRE(eventually(900ms, [&] {
+    return bench.world.database.count(
+               "select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 1;
+  }));
+  parking->commit();
+  CHECK(attempt.get() == Outcomes{inbox::Outcome::Duplicate, inbox::Outcome::Held});
+  CHECK(bench.world.parked() == 2);
+  CHECK(bench.world.journal() == 0);
 }
 
 namespace {

@@ -300,6 +300,73 @@ TEST_CASE("a parked event whose attempt stop() cancels keeps that attempt") {
                              " verdict is null and next_attempt_at <= now()") == 1);
 }
 
+TEST_CASE(
+    "the default isolation level of a database neither strands an event nor reaches handlers") {
+  const World world;
+  world.database.execute("alter database \"" + world.database.name() +
+                         "\" set default_transaction_isolation = 'repeatable read'");
+  auto options = world.consumerOptions();
+  options.workers = 2;
+  std::atomic<int> calls{0};
+  std::atomic<int> others{0};
+  const auto consumer = EventConsumer::create("isolated", {"#"}, options);
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    if (tx.exec("show transaction_isolation")[0][0].as<std::string>() != "read committed") ++others;
+    const int call = isNumber(event, 1, "a") ? ++calls : 0;
+    if (call == 1) throw std::runtime_error("to be parked");
+    // The second is parked behind the first while that one is tried again.
+    if (call == 2) eventually(10s, [&] { return world.parked() == 2; });
+    writeJournal(event, tx);
+  });
+  consumer->start();
+  const auto events = numberedEvents(2, "a");
+  send(world.exchange, events[0]);
+  REQUIRE(eventually(20s, [&] { return calls == 2; }));
+  send(world.exchange, events[1]);
+  CHECK(eventually(20s, [&] { return world.journal() == 2 && world.parked() == 0; }));
+  CHECK(numbersOf(world, "a") == "1 2");
+  CHECK(others == 0);
+}
+
+TEST_CASE("a handler that hangs elsewhere holds up its own key alone, and is told of") {
+  const World world;
+  const LogCapture log;
+  declareOnly(world, "haunted");
+  std::vector<Event> events;
+  for (int number = 1; number <= 3; ++number) {
+    for (const char* key : {"a", "b", ""}) {
+      events.push_back(Event("order.placed", {{"number", number}}).setKey(key));
+    }
+  }
+  auto connection = world.database.connect();
+  std::optional<pqxx::work> hanging(connection);
+  hanging->exec_params(
+      "insert into pillion.inbox (consumer, event_id, source)"
+      " values ('haunted.events', $1, 'test')",
+      events[0].id());
+  send(world.exchange, events);
+  const auto consumer = EventConsumer::create("haunted", {"#"}, world.consumerOptions());
+  std::atomic<int> limited{0};
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    if (tx.exec("show lock_timeout")[0][0].as<std::string>() != "0") ++limited;
+    writeJournal(event, tx);
+  });
+  consumer->start();
+  CHECK(eventually(20s, [&] { return world.journal() == 6; }));
+  CHECK(numbersOf(world, "b") == "1 2 3");
+  CHECK(numbersOf(world, "a") == "");
+  // What comes later goes on, too.
+  send(world.exchange, numberedEvents(1, "c"));
+  CHECK(eventually(20s, [&] { return numbersOf(world, "c") == "1"; }));
+  CHECK(log.count("event " + events[0].id() + " (order.placed) is being applied in another") == 1);
+  CHECK(log.count("waits:") == 0);
+  hanging.reset();
+  CHECK(eventually(20s, [&] { return world.journal() == 10; }));
+  CHECK(numbersOf(world, "a") == "1 2 3");
+  CHECK(limited == 0);
+  CHECK(consumer->stats().failed == 0);
+}
+
 TEST_CASE("a batch with a hidden SQL error goes on while another key's event is parked") {
   const World world;
   auto options = world.consumerOptions();
