@@ -61,8 +61,8 @@ struct ConsumerOptions {
 
   /// Events handled in one transaction, at most. Only what is at hand is taken, nobody waits for a
   /// batch to fill; handlers that take long get smaller batches (about a tenth of a second of
-  /// work). 1: a transaction per event, which costs most of the throughput and gains nothing but
-  /// shorter locks.
+  /// work; one that takes over a second is rolled back and handled again in parts). 1: a
+  /// transaction per event, which costs most of the throughput and gains nothing but shorter locks.
   int batchEvents = 100;
 
   /// Deliveries the broker may send ahead of their acks, which bounds memory: so many events of
@@ -86,6 +86,7 @@ struct ConsumerOptions {
 
   /// What a parked event means for the later events of its key. Here order comes first by default:
   /// they are parked behind it, and follow when it was applied or went to the dead-letter queue.
+  /// With `Continue` they go on, and one of them may even run at the same time as the parked one.
   ParkedPolicy parked = ParkedPolicy::Hold;
 
   /// How long an id is remembered: 1 to 20 days. Must be longer than any outage you want to survive

@@ -40,15 +40,18 @@ class BatchPlan {
 /// locks.
 class BatchSize {
  public:
+  static std::size_t fitting(std::size_t events, std::chrono::nanoseconds time) {
+    constexpr std::chrono::nanoseconds kTarget = std::chrono::milliseconds(100);
+    const auto each = std::max<std::int64_t>(1, time.count() / static_cast<std::int64_t>(events));
+    return static_cast<std::size_t>(std::max<std::int64_t>(1, kTarget.count() / each));
+  }
+
   explicit BatchSize(std::size_t most) : most_(most) {}
 
   [[nodiscard]] std::size_t now() const { return size_; }
 
   void took(std::size_t events, std::chrono::nanoseconds time) {
-    constexpr std::chrono::nanoseconds kTarget = std::chrono::milliseconds(100);
-    const auto each = std::max<std::int64_t>(1, time.count() / static_cast<std::int64_t>(events));
-    const auto fitting = static_cast<std::size_t>(kTarget.count() / each);
-    size_ = std::clamp<std::size_t>(std::min(fitting, 2 * size_), 1, most_);
+    size_ = std::clamp<std::size_t>(std::min(fitting(events, time), 2 * size_), 1, most_);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "base/failpoint.hpp"
 #include "event/event_id.hpp"
 #include "event/timestamp.hpp"
+#include "inbox/batch_plan.hpp"
 
 namespace pillion::inbox {
 namespace {
@@ -16,6 +17,9 @@ namespace {
 constexpr const char* kOutsideWindow = "outside-dedupe-window";
 /// Set by an operator who redrives such a dead letter and knows that it was not applied.
 constexpr const char* kApplyOutside = "pillion-outside-window";
+
+/// Handlers that were quick may have become slow since the batch was measured out.
+constexpr std::chrono::seconds kLongestBatch{1};
 
 std::string madeAt(const amqp::Identity& event) {
   const auto time = timeOfEventId(event.id);
@@ -100,7 +104,11 @@ void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
 }
 
 void handle(InboxTransaction& transaction, const Batch& batch, const Handling& with) {
-  for (const std::size_t index : batch.open) {
+  const auto start = with.clock.boot();
+  for (std::size_t n = 0; n < batch.open.size(); ++n) {
+    const auto time = with.clock.boot() - start;
+    if (time > kLongestBatch) throw BatchTooSlow(BatchSize::fitting(n, time));
+    const std::size_t index = batch.open[n];
     const Job& job = batch.jobs[index];
     try {
       handleEvent(transaction, *with.handlers.find(job.event()->type), job, with.watch);

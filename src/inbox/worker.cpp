@@ -130,6 +130,9 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   const auto start = base::systemClock().boot();
   try {
     for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
+  } catch (const BatchTooSlow& slow) {
+    plan.atMost(slow.fitting());
+    return 0;
   } catch (const ClaimBlocked&) {
     blocked_ += base::systemClock().boot() - start;
     plan.atMost(1);

@@ -38,6 +38,7 @@ struct Bench : Inbox, DeadLetterSink {
     }
     void run(const Handler&, const Event& event) override {
       bench_.note("run " + event.id());
+      bench_.clock.now += bench_.handlerTime;
       if (event.id() == bench_.poison) throw HandlerFailed({"no stock", ""});
     }
     bool holdBack(const Job&, const amqp::Identity& event) override {
@@ -95,7 +96,8 @@ struct Bench : Inbox, DeadLetterSink {
             .queue = queue,
             .watch = watch,
             .parked = ParkedPolicy::Hold,
-            .outsideWindow = outsideWindow};
+            .outsideWindow = outsideWindow,
+            .clock = clock};
   }
 
   std::vector<Outcome> attempt() {
@@ -119,6 +121,12 @@ struct Bench : Inbox, DeadLetterSink {
   std::string heldKey;
   bool claimFails = false;
   bool commitFails = false;
+  milliseconds handlerTime{0};
+  struct : base::Clock {
+    [[nodiscard]] Wall wall() const override { return {}; }
+    [[nodiscard]] Boot boot() const override { return now; }
+    Boot now{0};
+  } clock;
   bool remembered = true;
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
   std::string failAt;
@@ -198,6 +206,25 @@ TEST_CASE("a claim that deadlocks stops the batch in its middle, and says that t
     CHECK(stopped.index() == 2);
     CHECK(stopped.failure().passing);
   }
+}
+
+TEST_CASE("a batch whose handlers have become slow is given up after a second, for smaller ones") {
+  Bench bench;
+  bench.handlerTime = milliseconds(40);
+  for (int i = 1; i <= 9; ++i) bench.push(idOf(i));
+  CHECK(bench.attempt().size() == 9);
+  bench.handlerTime = milliseconds(400);
+  bench.steps.clear();
+  for (int i = 1; i <= 9; ++i) bench.push(idOf(i));
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchTooSlow& slow) {
+    CHECK(slow.fitting() == 1);
+  }
+  CHECK(std::ranges::count_if(bench.steps, [](const auto& s) { return s.starts_with("run"); }) ==
+        3);
+  CHECK(std::ranges::find(bench.steps, "commit") == bench.steps.end());
 }
 
 TEST_CASE("an event that an operator lets through is claimed, whatever the inbox forgot") {
