@@ -25,7 +25,6 @@ Worker::Worker(const Shared& shared)
     : shared_(shared),
       deadLetters_(shared.options.broker, shared.consumer + ".dead"),
       retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook),
-      outage_("consumer '" + shared.consumer + "'"),
       outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
@@ -34,7 +33,7 @@ void Worker::open() {
     openInbox();
   } catch (const Error& error) {
     if (!error.retryable()) throw;
-    outage_.began(error);
+    shared_.outage->began(this, error);
   }
 }
 
@@ -97,12 +96,12 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
     return true;
   } catch (const HandlerFailed& failed) {  // not by a handler: it could not be recorded
     if (failed.failure().passing) return false;
-    outage_.began(failed);
+    shared_.outage->began(this, failed);
     closeInbox();
   } catch (const BrokerError& error) {
-    outage_.began(error);  // a dead letter could not be sent
+    shared_.outage->began(this, error);  // a dead letter could not be sent
   } catch (const Error& error) {
-    outage_.began(error);
+    shared_.outage->began(this, error);
     closeInbox();
   } catch (const std::exception& error) {
     logger()->error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
@@ -121,7 +120,7 @@ std::size_t Worker::advance(std::span<Job> left, BatchPlan& plan, const std::sto
 /// The servers did what they were asked: only that ends an outage, not a connection that was
 /// opened.
 void Worker::allIsWell() {
-  outage_.ended();
+  shared_.outage->ended(this);
   outageBackoff_.reset();
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <pillion/consumer.hpp>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -25,6 +26,27 @@
 
 namespace pillion::inbox {
 
+/// The workers of a consumer say once together that a server is away, and that it is back for all.
+class SharedOutage {
+ public:
+  explicit SharedOutage(std::string who) : outage_(std::move(who)) {}
+
+  void began(const void* worker, const Error& error) {
+    const std::scoped_lock lock(mutex_);
+    waiting_.insert(worker);
+    outage_.began(error);
+  }
+  void ended(const void* worker) {
+    const std::scoped_lock lock(mutex_);
+    if (waiting_.erase(worker) > 0 && waiting_.empty()) outage_.ended();
+  }
+
+ private:
+  std::mutex mutex_;
+  base::Outage outage_;
+  std::set<const void*> waiting_;
+};
+
 /// What the workers of a consumer share; outlives them.
 struct Shared {
   const ConsumerOptions& options;
@@ -34,6 +56,8 @@ struct Shared {
   Counters& counters;
   HandlerWatch& watch;
   NextLook& nextLook;
+  std::shared_ptr<SharedOutage> outage =
+      std::make_shared<SharedOutage>("consumer '" + consumer + "'");
 };
 
 /// A thread that runs handlers: batch after batch, each as often as it takes, and parked events
@@ -78,7 +102,6 @@ class Worker {
   Retrier retrier_;
   std::mutex inboxMutex_;  // for cancelQuery: held while inbox_ is replaced
   std::unique_ptr<PostgresInbox> inbox_;
-  base::Outage outage_;
   base::Backoff outageBackoff_;
   BatchSize batchSize_;
   int repeats_ = 0;                      // of one event that failed in passing

@@ -1,4 +1,7 @@
 // What handlers may do to the transaction they are given, and what becomes of the event.
+#include <pillion/testing.hpp>
+#include <utility>
+
 #include "consumer_fixture.hpp"
 
 namespace pillion::test {
@@ -346,6 +349,22 @@ TEST_CASE("a chain of two services carries the cause from event to event") {
   CHECK(eventually(20s, [&] { return second.journal() == 1; }));
   CHECK(second.database.query("select note from journal") == event.id() + " answering-service");
   CHECK(second.database.query("select key from journal") == "key");
+}
+
+TEST_CASE(
+    "a driver of handlers whose delivery met an outage delivers the next on a new connection") {
+  const World world;
+  const auto consumer = EventConsumer::create("driven", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [first = true](const Event& event, Transaction& tx) mutable {
+    writeJournal(event, tx);
+    if (!std::exchange(first, false)) return;
+    tx.exec("select pg_terminate_backend(pg_backend_pid())");
+  });
+  testing::HandlerDriver driver(*consumer);
+  const Event event = numberedEvents(1)[0];
+  CHECK_THROWS_AS(driver.deliver(event), DatabaseError);
+  CHECK(driver.deliver(event).outcome == testing::Outcome::Applied);
+  CHECK(world.journal() == 1);
 }
 
 }  // namespace pillion::test

@@ -300,6 +300,28 @@ TEST_CASE("a parked event whose attempt stop() cancels keeps that attempt") {
                              " verdict is null and next_attempt_at <= now()") == 1);
 }
 
+TEST_CASE("the workers of a consumer say together that PostgreSQL is away, and that it is back") {
+  const World world;
+  const LogCapture log;
+  auto options = world.consumerOptions();
+  options.workers = 3;
+  const auto consumer = journalConsumer(options, "chorus");
+  consumer->start();
+  const std::string name = "\"" + world.database.name() + "\"";
+  Servers::pg().execute("postgres", "alter database " + name + " allow_connections false");
+  Servers::pg().execute("postgres",
+                        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '" +
+                            world.database.name() + "'");
+  std::vector<Event> events;
+  for (int i = 0; i < 60; ++i) events.push_back(Event("order.placed", 1).setKey(std::to_string(i)));
+  send(world.exchange, events);
+  REQUIRE(eventually(20s, [&] { return log.count("waits:") >= 1; }));
+  CHECK_FALSE(eventually(2s, [&] { return log.count("waits:") > 1; }));
+  Servers::pg().execute("postgres", "alter database " + name + " allow_connections true");
+  CHECK(eventually(20s, [&] { return world.journal() == 60; }));
+  CHECK(eventually(20s, [&] { return log.count("goes on") == 1; }));
+}
+
 TEST_CASE(
     "the default isolation level of a database neither strands an event nor reaches handlers") {
   const World world;
