@@ -40,10 +40,11 @@ class HandlerFailed : public Error {
 };
 
 /// Another transaction has recorded one of the ids and does not end: its handler hangs, perhaps.
-class ClaimBlocked : public Error {
+class ClaimBlocked : public DatabaseError {
  public:
-  ClaimBlocked() : Error("events are being applied in a transaction that does not end") {}
-  [[nodiscard]] bool retryable() const noexcept override { return true; }
+  ClaimBlocked()
+      : DatabaseError(Kind::Unavailable,
+                      "PostgreSQL: events are being applied in a transaction that does not end") {}
 };
 
 /// What the inbox says of an id that was recorded, or was to be.

@@ -300,6 +300,32 @@ TEST_CASE("a parked event whose attempt stop() cancels keeps that attempt") {
                              " verdict is null and next_attempt_at <= now()") == 1);
 }
 
+TEST_CASE("handlers that become slow share no transaction for long, and are applied once") {
+  const World world;
+  std::atomic<bool> together{false};
+  const auto consumer = EventConsumer::create("tiring", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    if (event.key() == "gate") eventually(5s, [&] { return together.load(); });
+    if (event.key() == "slow") tx.exec("select pg_sleep(0.4)");
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(500, "quick"));  // these are for large batches
+  REQUIRE(eventually(20s, [&] { return world.journal() == 500; }));
+  auto events = numberedEvents(1, "gate");
+  for (const Event& event : numberedEvents(8, "slow")) events.push_back(event);
+  std::jthread opener([&] {
+    eventually(5s, [&] { return consumer->stats().delivered == 509; });
+    together = true;
+  });
+  send(world.exchange, events);
+  CHECK(eventually(30s, [&] { return world.journal() == 509; }));
+  CHECK(world.journalIds() == 509);
+  CHECK(numbersOf(world, "slow") == "1 2 3 4 5 6 7 8");
+  CHECK(world.database.count("select max(n) from (select count(*) as n from journal"
+                             " where key = 'slow' group by xmin::text) t") <= 2);
+}
+
 TEST_CASE("the workers of a consumer say together that PostgreSQL is away, and that it is back") {
   const World world;
   const LogCapture log;
