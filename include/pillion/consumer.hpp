@@ -61,8 +61,8 @@ struct ConsumerOptions {
 
   /// Events handled in one transaction, at most. Only what is at hand is taken, nobody waits for a
   /// batch to fill; handlers that take long get smaller batches (about a tenth of a second of
-  /// work). 1: a transaction per event, which costs most of the throughput and gains nothing but
-  /// shorter locks.
+  /// work; one that takes over a second is rolled back and handled again in parts). 1: a
+  /// transaction per event, which costs most of the throughput and gains nothing but shorter locks.
   int batchEvents = 100;
 
   /// Deliveries the broker may send ahead of their acks, which bounds memory: so many events of
@@ -86,6 +86,7 @@ struct ConsumerOptions {
 
   /// What a parked event means for the later events of its key. Here order comes first by default:
   /// they are parked behind it, and follow when it was applied or went to the dead-letter queue.
+  /// With `Continue` they go on, and one of them may even run at the same time as the parked one.
   ParkedPolicy parked = ParkedPolicy::Hold;
 
   /// How long an id is remembered: 1 to 20 days. Must be longer than any outage you want to survive
@@ -98,7 +99,8 @@ struct ConsumerOptions {
   std::chrono::milliseconds slowHandler{30'000};
 
   /// `stop()` returns within about this. A handler that still runs then is left behind: its query
-  /// is cancelled, its transaction rolled back when it returns, and its event delivered again.
+  /// is cancelled, its transaction rolled back when it returns, and its event delivered again. That
+  /// counts as no attempt.
   std::chrono::milliseconds stopTimeout{30'000};
 };
 
@@ -130,7 +132,7 @@ struct ConsumerStats {
 /// Events at hand share a transaction. When one of them fails, that transaction is rolled back and
 /// the others are handled again without it: a handler may run more than once for one event, its
 /// effects through `tx` happen once. A deadlock or a serialization failure is tried again at once,
-/// three times.
+/// three times. Transactions are READ COMMITTED, whatever the role's default is.
 ///
 /// An event is known by its id *and* source (CloudEvents 1.0, "id"): another producer's id, forged
 /// or equal by accident, is another event.
@@ -172,7 +174,7 @@ class EventConsumer {
   /// `tx` is a savepoint inside the transaction that records the event's id: whatever is written
   /// through it commits exactly if the id does. Do not keep it, or the event, beyond the call. The
   /// savepoint is what makes a handler that commits or aborts by itself harmless. It does not help
-  /// against `COMMIT` or `ROLLBACK` sent as SQL text: never do that. With `workers` above 1,
+  /// against `COMMIT` or `ROLLBACK [TO]` sent as SQL text: never do that. With `workers` above 1,
   /// handlers are called by several threads at a time.
   ///
   /// A handler without `tx` is for effects outside the database (a cache in memory, a log line):

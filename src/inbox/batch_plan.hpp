@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 
 namespace pillion::inbox {
@@ -12,7 +13,10 @@ namespace pillion::inbox {
 /// then the rest.
 class BatchPlan {
  public:
-  [[nodiscard]] std::size_t size(std::size_t left) const { return std::min(left, limit_); }
+  [[nodiscard]] std::size_t size(std::size_t left) const { return std::min({left, limit_, most_}); }
+
+  /// From now on.
+  void atMost(std::size_t events) { most_ = events; }
 
   void succeeded() {
     limit_ = suspectNext_ ? 1 : kAll;
@@ -28,6 +32,7 @@ class BatchPlan {
  private:
   static constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
   std::size_t limit_ = kAll;
+  std::size_t most_ = kAll;
   bool suspectNext_ = false;
 };
 
@@ -35,15 +40,18 @@ class BatchPlan {
 /// locks.
 class BatchSize {
  public:
+  static std::size_t fitting(std::size_t events, std::chrono::nanoseconds time) {
+    constexpr std::chrono::nanoseconds kTarget = std::chrono::milliseconds(100);
+    const auto each = std::max<std::int64_t>(1, time.count() / static_cast<std::int64_t>(events));
+    return static_cast<std::size_t>(std::max<std::int64_t>(1, kTarget.count() / each));
+  }
+
   explicit BatchSize(std::size_t most) : most_(most) {}
 
   [[nodiscard]] std::size_t now() const { return size_; }
 
   void took(std::size_t events, std::chrono::nanoseconds time) {
-    constexpr std::chrono::nanoseconds kTarget = std::chrono::milliseconds(100);
-    const auto each = std::max<std::int64_t>(1, time.count() / static_cast<std::int64_t>(events));
-    const auto fitting = static_cast<std::size_t>(kTarget.count() / each);
-    size_ = std::clamp<std::size_t>(std::min(fitting, 2 * size_), 1, most_);
+    size_ = std::clamp<std::size_t>(std::min(fitting(events, time), 2 * size_), 1, most_);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "base/failpoint.hpp"
 #include "event/event_id.hpp"
 #include "event/timestamp.hpp"
+#include "inbox/batch_plan.hpp"
 
 namespace pillion::inbox {
 namespace {
@@ -17,9 +18,30 @@ constexpr const char* kOutsideWindow = "outside-dedupe-window";
 /// Set by an operator who redrives such a dead letter and knows that it was not applied.
 constexpr const char* kApplyOutside = "pillion-outside-window";
 
+/// Handlers that were quick may have become slow since the batch was measured out.
+constexpr std::chrono::seconds kLongestBatch{1};
+
 std::string madeAt(const amqp::Identity& event) {
   const auto time = timeOfEventId(event.id);
   return "the event's id was made at " + (time ? toRfc3339(*time) : "an unknown time");
+}
+
+/// Deliveries on their way through one attempt.
+struct Batch {
+  std::span<const Job> jobs;
+  std::vector<Outcome> outcomes;
+  std::vector<std::size_t> open;  // indices of those whose outcome is not decided yet
+};
+
+bool mayApplyOutside(const Job& job, const Handling& with) {
+  return with.outsideWindow == OutsideWindowPolicy::Apply ||
+         amqp::findHeader(job.delivery.message, kApplyOutside) != nullptr;
+}
+
+/// What becomes of one that may have been applied and forgotten since.
+Outcome outside(const Job& job, std::size_t index, const Handling& with) {
+  if (with.outsideWindow == OutsideWindowPolicy::Discard) return Outcome::Discarded;
+  throw BatchStopped(index, {madeAt(*job.event()), kOutsideWindow}, false);
 }
 
 /// Decides what can be decided without the database. Nothing: it is to be claimed.
@@ -29,41 +51,72 @@ std::optional<Outcome> admit(const Job& job, std::size_t index, const Handling& 
   }
   const amqp::Identity& event = *job.event();
   if (with.handlers.find(event.type) == nullptr) return Outcome::Ignored;
-  if (with.outsideWindow == OutsideWindowPolicy::Apply || with.inbox.remembers(event.id) ||
-      amqp::findHeader(job.delivery.message, kApplyOutside) != nullptr) {
-    return std::nullopt;
-  }
-  if (with.outsideWindow == OutsideWindowPolicy::Discard) return Outcome::Discarded;
-  throw BatchStopped(index, {madeAt(event), kOutsideWindow}, false);
+  if (mayApplyOutside(job, with) || with.inbox.remembers(event.id)) return std::nullopt;
+  return outside(job, index, with);
 }
 
-Outcome apply(InboxTransaction& transaction, const Job& job, std::size_t index, Claim claim,
-              const Handling& with) {
-  const amqp::Identity& event = *job.event();
+/// Decides what can be decided without its handler.
+std::optional<Outcome> afterClaim(InboxTransaction& transaction, const Job& job, std::size_t index,
+                                  Claim claim, const Handling& with) {
   if (claim == Claim::Duplicate) return Outcome::Duplicate;
-  if (claim == Claim::Forgotten) {
-    if (with.outsideWindow == OutsideWindowPolicy::DeadLetter) {
-      throw BatchStopped(index, {madeAt(event), kOutsideWindow}, false);
-    }
-    if (with.outsideWindow == OutsideWindowPolicy::Discard) return Outcome::Discarded;
+  if (claim == Claim::Forgotten && !mayApplyOutside(job, with)) return outside(job, index, with);
+  if (with.parked == ParkedPolicy::Hold && transaction.holdBack(job, *job.event())) {
+    return Outcome::Held;
   }
-  if (with.parked == ParkedPolicy::Hold && transaction.holdBack(job, event)) return Outcome::Held;
+  return std::nullopt;
+}
+
+/// Keeps in `open` those that `decide` leaves open.
+template <typename Decide>
+void filter(Batch& batch, Decide decide) {
+  std::vector<std::size_t> open;
+  for (std::size_t n = 0; n < batch.open.size(); ++n) {
+    const std::size_t index = batch.open[n];
+    if (const std::optional<Outcome> decided = decide(n, index)) {
+      batch.outcomes[index] = *decided;
+    } else {
+      open.push_back(index);
+    }
+  }
+  batch.open = std::move(open);
+}
+
+/// For steps that all events of a batch share: whose doing it was is not known, the smaller halves
+/// will tell.
+template <typename Step>
+void together(const Batch& batch, Step step) {
   try {
-    handleEvent(transaction, *with.handlers.find(event.type), job, with.watch);
-    return Outcome::Applied;
+    step();
   } catch (const HandlerFailed& failed) {
-    throw BatchStopped(index, failed.failure(), true);
-  } catch (const BatchStopped& stopped) {
-    throw BatchStopped(index, stopped.failure(), false);
+    throw BatchStopped(batch.jobs.size() / 2, failed.failure(), true);
   }
 }
 
-void commit(InboxTransaction& transaction, std::size_t size) {
-  try {
-    transaction.commit();
-  } catch (const HandlerFailed& failed) {
-    // Whose doing it was is not known: the smaller halves will tell.
-    throw BatchStopped(size / 2, failed.failure(), true);
+void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
+  std::vector<const amqp::Identity*> events;
+  for (const std::size_t index : batch.open) events.push_back(batch.jobs[index].event());
+  together(batch, [&] {
+    const std::vector<Claim> claims = transaction.claim(events);
+    filter(batch, [&](std::size_t n, std::size_t index) {
+      return afterClaim(transaction, batch.jobs[index], index, claims[n], with);
+    });
+  });
+}
+
+void handle(InboxTransaction& transaction, const Batch& batch, const Handling& with) {
+  const auto start = with.clock.boot();
+  for (std::size_t n = 0; n < batch.open.size(); ++n) {
+    const auto time = with.clock.boot() - start;
+    if (time > kLongestBatch) throw BatchTooSlow(BatchSize::fitting(n, time));
+    const std::size_t index = batch.open[n];
+    const Job& job = batch.jobs[index];
+    try {
+      handleEvent(transaction, *with.handlers.find(job.event()->type), job, with.watch);
+    } catch (const HandlerFailed& failed) {
+      throw BatchStopped(index, failed.failure(), true);
+    } catch (const BatchStopped& stopped) {
+      throw BatchStopped(index, stopped.failure(), false);
+    }
   }
 }
 
@@ -74,32 +127,22 @@ void commit(InboxTransaction& transaction, std::size_t size) {
 /// a crash after it leaves ids that make the next deliveries duplicates.
 std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with) {
   PILLION_FAILPOINT("delivery.received");
-  std::vector<Outcome> outcomes(jobs.size());
-  std::vector<std::size_t> open;
-  std::vector<const amqp::Identity*> events;
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    if (const auto decided = admit(jobs[i], i, with)) {
-      outcomes[i] = *decided;
-      continue;
-    }
-    open.push_back(i);
-    events.push_back(jobs[i].event());
-  }
-  if (!open.empty()) {
+  Batch batch{jobs, std::vector<Outcome>(jobs.size(), Outcome::Applied), {}};
+  for (std::size_t index = 0; index < jobs.size(); ++index) batch.open.push_back(index);
+  filter(batch, [&](std::size_t, std::size_t index) { return admit(jobs[index], index, with); });
+  if (!batch.open.empty()) {
     const auto transaction = with.inbox.begin();
     PILLION_FAILPOINT("delivery.begun");
-    const std::vector<Claim> claims = transaction->claim(events);
+    claim(*transaction, batch, with);
     PILLION_FAILPOINT("delivery.claimed");
-    for (std::size_t n = 0; n < open.size(); ++n) {
-      outcomes[open[n]] = apply(*transaction, jobs[open[n]], open[n], claims[n], with);
-    }
+    handle(*transaction, batch, with);
     PILLION_FAILPOINT("delivery.handled");
-    commit(*transaction, jobs.size());
+    together(batch, [&] { transaction->commit(); });
     PILLION_FAILPOINT("delivery.committed");
   }
   for (const Job& job : jobs) with.queue.ack(job);
   PILLION_FAILPOINT("delivery.acked");
-  return outcomes;
+  return batch.outcomes;
 }
 
 void handleEvent(InboxTransaction& transaction, const Handler& handler, const Job& job,
@@ -111,7 +154,7 @@ void handleEvent(InboxTransaction& transaction, const Handler& handler, const Jo
   const Event& event = std::get<Event>(decoded);
   const HandlerWatch::Guard guard(watch, event.id(), event.type());
   transaction.run(handler, event);
-  if (watch.abandoned()) throw Error("the consumer was stopped while the handler ran");
+  if (watch.abandoned()) throw HandlerFailed({"the consumer was stopped while it ran", ""});
 }
 
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "inbox/dead_letters.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
@@ -33,10 +34,12 @@ enum class Outcome { Applied, Duplicate, Ignored, Parked, Held, Discarded, DeadL
 class BatchStopped : public std::runtime_error {
  public:
   BatchStopped(std::size_t index, Failure failure, bool isEvent)
-      : std::runtime_error(failure.error),
+      : std::runtime_error(errorLine(failure.error)),
         index_(index),
         failure_(std::move(failure)),
-        isEvent_(isEvent) {}
+        isEvent_(isEvent) {
+    failure_.error = what();
+  }
   [[nodiscard]] std::size_t index() const { return index_; }
   [[nodiscard]] const Failure& failure() const { return failure_; }
   /// False: no event, or one whose id says nothing any more. It has never been claimed.
@@ -48,6 +51,18 @@ class BatchStopped : public std::runtime_error {
   bool isEvent_;
 };
 
+/// The first handlers of a batch took long, and its locks would be held for too long. Nothing was
+/// committed; so many at a time would do.
+class BatchTooSlow : public std::runtime_error {
+ public:
+  explicit BatchTooSlow(std::size_t fitting)
+      : std::runtime_error("a batch took too long"), fitting_(fitting) {}
+  [[nodiscard]] std::size_t fitting() const { return fitting_; }
+
+ private:
+  std::size_t fitting_;
+};
+
 /// What a delivery is handled with.
 struct Handling {
   const HandlerTable& handlers;
@@ -56,14 +71,15 @@ struct Handling {
   HandlerWatch& watch;
   ParkedPolicy parked = ParkedPolicy::Hold;
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
+  const base::Clock& clock = base::systemClock();
 };
 
-/// One attempt at some deliveries, in one transaction: decode, claim, handle, commit, ack. Returns
+/// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
 /// an outcome for each.
 ///
-/// Throws BatchStopped, and DatabaseError when the database is away. Nothing was acked then, and
-/// nothing was committed unless the error is in doubt; the same deliveries are to be tried again,
-/// and the inbox decides.
+/// Throws BatchStopped, BatchTooSlow and ClaimBlocked, and DatabaseError when the database is away.
+/// Nothing was acked then, and nothing was committed unless the error is in doubt; the same
+/// deliveries are to be tried again, and the inbox decides.
 std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with);
 
 /// Parks one event whose handler failed, together with its id, and acks it. Duplicate when another

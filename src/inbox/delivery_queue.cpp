@@ -117,6 +117,13 @@ void DeliveryQueue::release(const std::vector<Job>& jobs) {
   filled_.notify_all();
 }
 
+void DeliveryQueue::putBack(std::span<const Job> jobs) {
+  const std::scoped_lock lock(mutex_);
+  if (jobs.empty() || jobs.front().channel != channel_) return;
+  waiting_.insert(waiting_.begin(), jobs.begin(), jobs.end());
+  fresh_ = true;
+}
+
 bool DeliveryQueue::stale(const Job& job) const {
   const std::scoped_lock lock(mutex_);
   return job.channel != channel_;

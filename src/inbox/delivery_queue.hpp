@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <unordered_set>
@@ -64,6 +65,8 @@ class DeliveryQueue {
                        const std::stop_token& stop);
   void ack(const Job& job);
   void release(const std::vector<Job>& jobs);
+  /// These come next again, in their order. To be released besides.
+  void putBack(std::span<const Job> jobs);
   /// Has the channel of this job been lost meanwhile?
   [[nodiscard]] bool stale(const Job& job) const;
 

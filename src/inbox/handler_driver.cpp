@@ -55,12 +55,18 @@ Delivered resultOf(const inbox::BatchStopped& stopped) {
 }  // namespace
 
 struct HandlerDriver::State {
-  explicit State(const inbox::ConsumerParts& consumer)
-      : parts(consumer),
-        inbox(consumer.options.database, consumer.topology.queue, consumer.options.dedupeWindow) {}
+  explicit State(const inbox::ConsumerParts& consumer) : parts(consumer) {
+    queue.newChannel();
+    openInbox();
+  }
+
+  void openInbox() {
+    inbox = std::make_unique<inbox::PostgresInbox>(parts.options.database, parts.topology.queue,
+                                                   parts.options.dedupeWindow);
+  }
 
   const inbox::ConsumerParts& parts;
-  inbox::PostgresInbox inbox;
+  std::unique_ptr<inbox::PostgresInbox> inbox;  // null after an outage
   base::WakeEvent wake;
   inbox::DeliveryQueue queue{wake};
   inbox::HandlerWatch watch;
@@ -68,33 +74,33 @@ struct HandlerDriver::State {
 };
 
 HandlerDriver::HandlerDriver(const EventConsumer& consumer)
-    : state_(std::make_unique<State>(consumer.parts())) {
-  state_->queue.newChannel();
-}
+    : state_(std::make_unique<State>(consumer.parts())) {}
 
 HandlerDriver::~HandlerDriver() = default;
 
 Delivered HandlerDriver::deliver(const Event& event) {
   State& state = *state_;
+  if (!state.inbox) state.openInbox();
   amqp::Delivery delivery;
   delivery.tag = ++state.tag;
   delivery.message = messageOf(event);
   state.queue.push(std::move(delivery));
   const auto jobs = state.queue.pop({}, std::chrono::milliseconds(0), std::stop_token());
+  state.queue.release(jobs);  // there is one delivery at a time
   const inbox::Handling handling{.handlers = state.parts.handlers,
-                                 .inbox = state.inbox,
+                                 .inbox = *state.inbox,
                                  .queue = state.queue,
                                  .watch = state.watch,
                                  .parked = ParkedPolicy::Continue,
                                  .outsideWindow = state.parts.options.outsideWindow};
-  Delivered delivered;
   try {
-    delivered = resultOf(inbox::attemptBatch(jobs, handling).front());
+    return resultOf(inbox::attemptBatch(jobs, handling).front());
   } catch (const inbox::BatchStopped& stopped) {
-    delivered = resultOf(stopped);
+    return resultOf(stopped);
+  } catch (const DatabaseError&) {
+    state.inbox.reset();
+    throw;
   }
-  state.queue.release(jobs);
-  return delivered;
 }
 
 }  // namespace pillion::testing

@@ -4,15 +4,16 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <pillion/error.hpp>
 #include <pillion/event.hpp>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "amqp/message.hpp"
 #include "inbox/delivery_queue.hpp"
+#include "inbox/error_line.hpp"
 #include "inbox/handler_table.hpp"
 
 namespace pillion::inbox {
@@ -24,15 +25,26 @@ struct Failure {
   bool passing = false;  // a deadlock, a serialization failure: try again at once
 };
 
-/// The handler did not get through. Its transaction is of no more use.
-class HandlerFailed : public std::runtime_error {
+/// The handler did not get through, or PostgreSQL refuses what is to be recorded of its event. The
+/// transaction is of no more use.
+class HandlerFailed : public Error {
  public:
   explicit HandlerFailed(Failure failure)
-      : std::runtime_error(failure.error), failure_(std::move(failure)) {}
+      : Error(errorLine(failure.error)), failure_(std::move(failure)) {
+    failure_.error = what();
+  }
   [[nodiscard]] const Failure& failure() const { return failure_; }
 
  private:
   Failure failure_;
+};
+
+/// Another transaction has recorded one of the ids and does not end: its handler hangs, perhaps.
+class ClaimBlocked : public DatabaseError {
+ public:
+  ClaimBlocked()
+      : DatabaseError(Kind::Unavailable,
+                      "PostgreSQL: events are being applied in a transaction that does not end") {}
 };
 
 /// What the inbox says of an id that was recorded, or was to be.
@@ -61,13 +73,15 @@ class InboxTransaction {
 
   virtual ~InboxTransaction() = default;
 
-  /// Records the ids; one answer for each. Waits for others that are recording the same ones. To be
-  /// committed only when none is Forgotten.
+  // Each of these throws HandlerFailed, too: for a deadlock, say, or for what PostgreSQL refuses.
+
+  /// Records the ids; one answer for each. Waits for others that are recording the same ones, but
+  /// not for long: ClaimBlocked. To be committed only when none is Forgotten.
   virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events) = 0;
-  /// Runs the handler. Throws HandlerFailed.
-  virtual void run(const Handler& handler, const Event& event) = 0;
-  /// Parks the event if an earlier one of its key is parked; returns whether it did.
+  /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
+  /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
   virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;
+  virtual void run(const Handler& handler, const Event& event) = 0;
   /// Parks the event after its first failed attempt.
   virtual void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
                     Wait wait) = 0;
@@ -81,8 +95,8 @@ class InboxTransaction {
   virtual void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) = 0;
 
   /// Throws HandlerFailed when a handler has left the transaction in a state that cannot be
-  /// committed, or DatabaseError; when that is in doubt, ask the inbox again with a new
-  /// transaction.
+  /// committed, or has ended it; or DatabaseError, and when that is in doubt, ask the inbox again
+  /// with a new transaction.
   virtual void commit() = 0;
 };
 
@@ -95,12 +109,15 @@ class Inbox {
   /// Can it still be known whether this id was applied?
   [[nodiscard]] virtual bool remembers(const std::string& eventId) const = 0;
   virtual std::unique_ptr<InboxTransaction> begin() = 0;
-  /// Forgets what has left the dedupe window.
-  virtual void forgetOld() = 0;
+  /// Forgets some of what has left the dedupe window; returns whether there may be more.
+  virtual bool forgetOld() = 0;
 
   /// A parked event that is due, its attempt counted already: one that ends the process is found
   /// out by its count. Nothing when none is due.
   virtual std::optional<ParkedEvent> takeDue() = 0;
+  /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not
+  /// counted.
+  virtual void giveBack(const ParkedEvent& event) = 0;
   /// How long until the next is due, when there is one.
   virtual std::optional<std::chrono::milliseconds> nextDueIn() = 0;
 };

@@ -85,6 +85,15 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
   return event;
 }
 
+void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
+  execute(tx,
+          inSchema("update {schema}.inbox_parked set attempts = attempts - (verdict is null)::int,"
+                   " next_attempt_at = clock_timestamp() where seq = $1::text::bigint and attempts"
+                   " = $2::text::int and coalesce(verdict, '') = $3::text",
+                   schema),
+          {std::to_string(event.seq), std::to_string(event.attempts), event.verdict});
+}
+
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer) {
   const auto next =
@@ -98,13 +107,15 @@ std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& sch
   return Wait(integerOf(next[0][0]));
 }
 
-bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
-  return !execute(tx,
-                  inSchema("select 1 from {schema}.inbox_parked where seq = $1::text::bigint and"
-                           " attempts = $2::text::int for no key update skip locked",
-                           schema),
-                  {std::to_string(event.seq), std::to_string(event.attempts)})
-              .empty();
+std::string lockTaken(pqxx::transaction_base& tx, const std::string& schema,
+                      const ParkedEvent& event) {
+  const auto locked = execute(
+      tx,
+      inSchema("select pg_current_xact_id() from {schema}.inbox_parked where seq ="
+               " $1::text::bigint and attempts = $2::text::int for no key update skip locked",
+               schema),
+      {std::to_string(event.seq), std::to_string(event.attempts)});
+  return locked.empty() ? "" : textOf(locked[0][0]);
 }
 
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,

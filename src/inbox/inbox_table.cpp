@@ -21,19 +21,11 @@ constexpr int kDeleteBatch = 1'000;
 }  // namespace
 
 void prepareClaim(pqxx::connection& connection, const std::string& schema) {
-  // No conflict target: the parent of a ring has no constraint that could be named. Sorted, so that
-  // two transactions with the same ids never wait for each other in a circle.
-  connection.prepare(
-      "pillion_claim",
-      inSchema("with taken as (insert into {schema}.inbox (consumer, event_id, source)"
-               " select $1::text, o.id, o.source"
-               " from unnest($2::text::uuid[], $3::text::text[]) as o(id, source)"
-               " where not exists (select 1 from {schema}.inbox_sourceless s"
-               " where s.consumer = $1::text and s.event_id = o.id)"
-               " order by o.id, o.source on conflict do nothing returning event_id, source)"
-               " select event_id, source, (select exists (select 1 from {schema}.inbox_parked p"
-               " where p.consumer = $1::text)) from taken",
-               schema));
+  connection.prepare("pillion_claim",
+                     inSchema("select new_id, new_source, any_parked, in_transaction from"
+                              " {schema}.claim_events($1::text, $2::text::uuid[],"
+                              " $3::text::text[])",
+                              schema));
 }
 
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
@@ -46,6 +38,7 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
   Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
   if (taken.empty()) return claimed;
   claimed.anyParked = textOf(taken[0][2]) == "t";
+  claimed.transaction = textOf(taken[0][3]);
   std::set<std::pair<std::string_view, std::string_view>> fresh;
   for (const auto& row : taken) {
     fresh.emplace(std::string_view(row[0].c_str(), row[0].size()),
@@ -55,6 +48,10 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
     claimed.isNew[i] = fresh.erase({events[i]->id, events[i]->source}) > 0;
   }
   return claimed;
+}
+
+std::string currentTransaction(pqxx::transaction_base& tx) {
+  return textOf(tx.exec("select pg_current_xact_id_if_assigned()")[0][0]);
 }
 
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
@@ -111,14 +108,19 @@ bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const 
   return true;
 }
 
-bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, WallTime before) {
+bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
+                 WallTime before, WallTime orphansBefore) {
   const auto erase = [&](const std::string& table, const std::string& time) {
     const auto deleted = execute(
         tx,
         inSchema("delete from " + table + " where ctid = any(array(select ctid from " + table +
-                     " where " + time + " < $1::text::timestamptz limit $2::text::bigint))",
+                     " where " + time +
+                     " < greatest($2::text::timestamptz, $3::text::timestamptz) and ((consumer ="
+                     " $1::text and " +
+                     time + " < $2::text::timestamptz) or " + time +
+                     " < $3::text::timestamptz) limit $4::text::bigint))",
                  schema),
-        {toRfc3339(before), std::to_string(kDeleteBatch)});
+        {consumer, toRfc3339(before), toRfc3339(orphansBefore), std::to_string(kDeleteBatch)});
     return deleted.affected_rows() == static_cast<std::size_t>(kDeleteBatch);
   };
   const bool moreOther = erase("{schema}.inbox_other", "applied_at");

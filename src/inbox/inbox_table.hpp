@@ -24,13 +24,19 @@ inline constexpr int kChildrenAhead = 2;
 void prepareClaim(pqxx::connection& connection, const std::string& schema);
 
 /// Records ids with their sources, in one statement. Waits for other transactions that are
-/// recording the same ones. Needs prepareClaim on the connection.
+/// recording the same ones, for a second at most (then SQLSTATE 55P03). Needs prepareClaim on the
+/// connection. See claim_events in sql/0007_inbox.sql.
 struct Claimed {
   std::vector<bool> isNew;  // one per event; the second of two equal ones is not
-  bool anyParked = false;   // the consumer has parked events
+  // Of no meaning when none is new:
+  bool anyParked = false;        // the consumer has parked events
+  std::string transaction = {};  // the id of the present one
 };
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
                  std::span<const amqp::Identity* const> events);
+
+/// The id of the transaction in progress; empty when there is none, or it has written nothing.
+std::string currentTransaction(pqxx::transaction_base& tx);
 
 /// As if it had never been taken.
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
@@ -53,8 +59,9 @@ std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now);
 bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old);
 
 /// Deletes ids that no child forgets by time (those of other versions than 7, and those recorded
-/// without a source), when they were recorded before; at most a small batch of each. Returns
-/// whether there may be more.
-bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, WallTime before);
+/// without a source), when they were recorded before: the consumer's own, and anybody's when they
+/// are older than every window. At most a small batch of each; returns whether there may be more.
+bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
+                 WallTime before, WallTime orphansBefore);
 
 }  // namespace pillion::inbox

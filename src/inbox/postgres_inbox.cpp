@@ -13,6 +13,7 @@
 #include "inbox/inbox_parked_table.hpp"
 #include "migrate/schema_check.hpp"
 #include "postgres/connection.hpp"
+#include "postgres/kept_savepoint.hpp"
 #include "postgres/statement.hpp"
 
 namespace pillion::inbox {
@@ -24,6 +25,18 @@ constexpr std::chrono::hours kClockSlack{1};
 constexpr std::chrono::hours kSurelyRemembered{18};
 /// Ids made further ahead than this could be in a child that is about to be emptied.
 constexpr std::chrono::hours kMostAhead{24};
+/// No consumer remembers for longer (consumer.hpp).
+constexpr std::chrono::hours kLongestWindow{20 * 24};
+
+Claimed claimOrGiveUp(pqxx::transaction_base& tx, const std::string& consumer,
+                      std::span<const amqp::Identity* const> events) {
+  try {
+    return claimIds(tx, consumer, events);
+  } catch (const pqxx::sql_error& error) {
+    if (error.sqlstate() == "55P03") throw ClaimBlocked();
+    throw;
+  }
+}
 
 class PostgresInboxTransaction : public InboxTransaction {
  public:
@@ -37,8 +50,9 @@ class PostgresInboxTransaction : public InboxTransaction {
 
   std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
     std::vector<Claim> claims(events.size(), Claim::Duplicate);
-    postgres::guarded("recording events in the inbox", [&] {
-      const Claimed claimed = claimIds(work_, consumer_, events);
+    own("recording events in the inbox", [&] {
+      const Claimed claimed = claimOrGiveUp(work_, consumer_, events);
+      id_ = claimed.transaction;
       anyParked_ = claimed.anyParked;
       for (std::size_t i = 0; i < events.size(); ++i) {
         if (!claimed.isNew[i]) continue;
@@ -48,100 +62,121 @@ class PostgresInboxTransaction : public InboxTransaction {
     return claims;
   }
 
+  bool holdBack(const Job& job, const amqp::Identity& identity) override {
+    if (!anyParked_ || identity.key.empty()) return false;
+    bool held = false;
+    own("parking an event", [&] { held = insertBehind(work_, schema_, consumer_, job, identity); });
+    return held;
+  }
+
   void run(const Handler& handler, const Event& event) override {
     const base::CauseScope scope(causeOf(event));
     try {
       handler(event, handlersTransaction());
-    } catch (const RejectEvent& rejected) {
-      requireConnection();
-      throw HandlerFailed({postgres::firstLine(rejected.what()), "rejected"});
-    } catch (const pqxx::transaction_rollback& error) {  // no sql_error in libpqxx 6
-      requireConnection();
-      throw HandlerFailed({postgres::firstLine(error.what()), "", /*passing=*/true});
-    } catch (const pqxx::sql_error& error) {
-      requireConnection();
-      requireServer(error);
-      throw HandlerFailed({withoutValues(error), ""});
-    } catch (const std::exception& error) {
-      requireConnection();
-      throw HandlerFailed({postgres::firstLine(error.what()), ""});
     } catch (...) {
-      requireConnection();
-      throw HandlerFailed({"an exception that is no std::exception", ""});
+      blame();
     }
-  }
-
-  bool holdBack(const Job& job, const amqp::Identity& identity) override {
-    if (!anyParked_ || identity.key.empty()) return false;
-    bool held = false;
-    postgres::guarded("parking an event",
-                      [&] { held = insertBehind(current(), schema_, consumer_, job, identity); });
-    return held;
+    if (savepoint_->aborted()) {
+      requireConnection();
+      throw HandlerFailed({"the handler aborted its transaction, or hid an SQL error", ""});
+    }
   }
 
   void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
             Wait wait) override {
-    postgres::guarded("parking an event", [&] {
-      insertFailed(work_, schema_, consumer_, job, identity, failure, wait);
-    });
+    own("parking an event",
+        [&] { insertFailed(work_, schema_, consumer_, job, identity, failure, wait); });
   }
 
   bool lock(const ParkedEvent& event) override {
-    bool locked = false;
-    postgres::guarded("locking a parked event", [&] { locked = lockTaken(work_, schema_, event); });
-    return locked;
+    own("locking a parked event", [&] { id_ = lockTaken(work_, schema_, event); });
+    return !id_.empty();
   }
 
   void unpark(const ParkedEvent& event, bool forget) override {
-    postgres::guarded("removing a parked event", [&] {
-      removeParked(current(), schema_, consumer_, event);
+    endHandlers();
+    own("removing a parked event", [&] {
+      removeParked(work_, schema_, consumer_, event);
       if (!forget) return;
-      forgetId(current(), schema_, consumer_, event.identity.id, event.identity.source);
+      forgetId(work_, schema_, consumer_, event.identity.id, event.identity.source);
     });
   }
 
   void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) override {
-    postgres::guarded("noting a failed attempt",
-                      [&] { noteFailure(work_, schema_, event, failure, wait); });
+    own("noting a failed attempt", [&] { noteFailure(work_, schema_, event, failure, wait); });
   }
 
   void commit() override {
+    endHandlers();
     try {
-      if (savepoint_) savepoint_->commit();
       work_.commit();
     } catch (const pqxx::in_doubt_error&) {
       throw DatabaseError(DatabaseError::Kind::InDoubt, "PostgreSQL left a COMMIT unanswered");
     } catch (const pqxx::broken_connection& error) {
       throw DatabaseError(DatabaseError::Kind::Unavailable,
                           "PostgreSQL, committing: " + postgres::firstLine(error.what()));
-    } catch (const pqxx::transaction_rollback& error) {
-      requireConnection();
-      throw HandlerFailed({postgres::firstLine(error.what()), "", /*passing=*/true});
-    } catch (const pqxx::sql_error& error) {
-      requireConnection();
-      requireServer(error);
-      throw HandlerFailed({withoutValues(error), ""});
-    } catch (const std::exception& error) {  // aborted, or a deferred constraint, say
-      requireConnection();
-      throw HandlerFailed({postgres::firstLine(error.what()), ""});
+    } catch (...) {  // a deferred constraint, say
+      blame();
     }
   }
 
  private:
-  /// What handlers are given is a savepoint, so nothing they do to it ends the transaction that
-  /// holds the inbox rows. Committing it once more is a no-op; after an abort or a swallowed SQL
-  /// error it throws. One for all handlers of a batch: each would cost two round trips.
+  /// One savepoint for all handlers of a batch, since each costs round trips. A handler that
+  /// commits has done with it, and the next gets another.
   Transaction& handlersTransaction() {
-    if (!savepoint_) {
-      savepoint_.emplace(work_, "pillion_handlers");
-      postgres::ensureBegun(*savepoint_);
-    }
+    if (!savepoint_ || savepoint_->committed()) savepoint_.emplace(work_, "pillion_handlers");
     return *savepoint_;
   }
 
-  pqxx::dbtransaction& current() {
-    if (savepoint_) return *savepoint_;
-    return work_;
+  /// No handler comes after this. PostgreSQL answers the COMMIT of a transaction that has failed
+  /// with a ROLLBACK and no error, and a handler can hide an SQL error from libpqxx, or end the
+  /// transaction by a text. So ask: a failed one gives no answer, and another one another.
+  void endHandlers() {
+    if (!savepoint_) return;
+    try {
+      savepoint_->commit();
+      savepoint_.reset();
+      if (currentTransaction(work_) != id_) throw Error("the handler ended its transaction");
+    } catch (...) {
+      blame();
+    }
+  }
+
+  /// For statements of our own. A deadlock passes. What PostgreSQL refuses may be one event's
+  /// doing, so it must not stop the others.
+  template <typename Work>
+  void own(const char* doing, Work work) const {
+    try {
+      postgres::guarded(doing, [&] {
+        try {
+          work();
+        } catch (const pqxx::transaction_rollback& error) {
+          throw HandlerFailed({error.what(), "", /*passing=*/true});
+        }
+      });
+    } catch (const DatabaseError& error) {
+      if (error.retryable()) throw;
+      throw HandlerFailed({error.what(), ""});
+    }
+  }
+
+  /// Called where an exception is caught: it is the handlers' failure, unless the server is away.
+  [[noreturn]] void blame() const {
+    requireConnection();
+    try {
+      throw;
+    } catch (const RejectEvent& rejected) {
+      throw HandlerFailed({rejected.what(), "rejected"});
+    } catch (const pqxx::transaction_rollback& error) {  // no sql_error in libpqxx 6
+      throw HandlerFailed({error.what(), "", /*passing=*/true});
+    } catch (const pqxx::sql_error& error) {
+      requireServer(error);
+      throw HandlerFailed({withoutValues(error), ""});
+    } catch (const std::exception& error) {
+      throw HandlerFailed({error.what(), ""});
+    } catch (...) {
+      throw HandlerFailed({"an exception that is no std::exception", ""});
+    }
   }
 
   /// What is published by the handler follows from this event. A peer may have sent what no event
@@ -178,7 +213,7 @@ class PostgresInboxTransaction : public InboxTransaction {
 
   /// The message of a data exception quotes the value, which is the service's own business.
   static std::string withoutValues(const pqxx::sql_error& error) {
-    if (!error.sqlstate().starts_with("22")) return postgres::firstLine(error.what());
+    if (!error.sqlstate().starts_with("22")) return error.what();
     return "SQLSTATE " + error.sqlstate() + ", a value that PostgreSQL does not take";
   }
 
@@ -196,9 +231,10 @@ class PostgresInboxTransaction : public InboxTransaction {
   const std::string& consumer_;
   WallTime now_;
   bool anyParked_ = true;
+  std::string id_;  // the server's, of this transaction
   std::optional<WallTime> horizon_;
   pqxx::work work_;
-  std::optional<pqxx::subtransaction> savepoint_;  // ends before work_
+  std::optional<postgres::KeptSavepoint> savepoint_;  // ends before work_
 };
 
 }  // namespace
@@ -212,6 +248,9 @@ PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consume
       connection_(postgres::connect(options, "consumer " + consumer_)) {
   postgres::guarded("opening the inbox", [&] {
     pqxx::nontransaction tx{*connection_};
+    // Whatever the role's default is. With a snapshot for the whole transaction, a parked event
+    // that comes while the one in front is tried would be seen by neither side.
+    tx.exec("set session characteristics as transaction isolation level read committed");
     migrate::requireCurrentSchema(tx, schema_);
     horizon_ = readHorizon(tx, schema_);
     prepareClaim(*connection_, schema_);
@@ -234,19 +273,18 @@ std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
   return transaction;
 }
 
-void PostgresInbox::forgetOld() {
+bool PostgresInbox::forgetOld() {
   const auto now = clock_.wall();
   const auto before = now - window_ - kClockSlack;
+  bool more = false;
   postgres::guarded("forgetting old events", [&] {
     for (const OldChild& old : childrenBefore(before, now)) truncate(old);
-    for (bool more = true; more;) {
-      pqxx::work tx{*connection_};
-      more = deleteOther(tx, schema_, before);
-      tx.commit();
-    }
-    pqxx::nontransaction tx{*connection_};
+    pqxx::work tx{*connection_};
+    more = deleteOther(tx, schema_, consumer_, before, now - kLongestWindow - kClockSlack);
     horizon_ = readHorizon(tx, schema_);
+    tx.commit();
   });
+  return more;
 }
 
 std::optional<ParkedEvent> PostgresInbox::takeDue() {
@@ -257,6 +295,14 @@ std::optional<ParkedEvent> PostgresInbox::takeDue() {
     tx.commit();
   });
   return event;
+}
+
+void PostgresInbox::giveBack(const ParkedEvent& event) {
+  postgres::guarded("giving a parked event back", [&] {
+    pqxx::work tx{*connection_};
+    returnTaken(tx, schema_, event);
+    tx.commit();
+  });
 }
 
 std::optional<std::chrono::milliseconds> PostgresInbox::nextDueIn() {

@@ -22,8 +22,9 @@ class PostgresInbox : public Inbox {
 
   [[nodiscard]] bool remembers(const std::string& eventId) const override;
   std::unique_ptr<InboxTransaction> begin() override;
-  void forgetOld() override;
+  bool forgetOld() override;
   std::optional<ParkedEvent> takeDue() override;
+  void giveBack(const ParkedEvent& event) override;
   std::optional<std::chrono::milliseconds> nextDueIn() override;
 
   /// Asks the server to give up what it is doing for this connection. The one call that another

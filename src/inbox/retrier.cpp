@@ -63,19 +63,22 @@ Failure Retrier::judged(Failure failure, int attempts) const {
   return failure;
 }
 
-void Retrier::turn(const Handling& with) {
+void Retrier::turn(const Handling& with, const std::stop_token& stop) {
+  if (inHand_) with.inbox.giveBack(*inHand_);
+  inHand_.reset();
   if (!next_.take(kLook)) return;
   const auto& clock = base::systemClock();
   const auto end = clock.boot() + kTurn;
-  while (clock.boot() < end) {
+  while (clock.boot() < end && !stop.stop_requested()) {
     const auto due = with.inbox.nextDueIn();
     if (!due || *due > milliseconds(0)) {
       next_.within(due ? std::min(*due, kLook) : kLook);
       return;
     }
-    const auto event = with.inbox.takeDue();
-    if (!event) return;  // another instance is at it
-    work(*event, with);
+    inHand_ = with.inbox.takeDue();
+    if (!inHand_) return;  // another instance is at it
+    work(*inHand_, with);
+    inHand_.reset();
   }
   next_.within(milliseconds(0));
 }
@@ -87,21 +90,29 @@ void Retrier::work(const ParkedEvent& event, const Handling& with) {
                               std::to_string(event.attempts - 1) + "; before: " + event.error;
     return noteFailure(event, {error, "handler-failed"}, with);
   }
-  try {
-    const auto transaction = with.inbox.begin();
-    if (!transaction->lock(event)) return;
-    PILLION_FAILPOINT("parked.locked");
-    const bool handled = attempt(*transaction, event, with);
-    transaction->unpark(event, /*forget=*/false);
-    PILLION_FAILPOINT("parked.handled");
-    transaction->commit();
-    PILLION_FAILPOINT("parked.committed");
-    ++(handled ? counters_.applied : counters_.ignored);
-  } catch (const HandlerFailed& failed) {
-    noteFailure(event, failed.failure(), with);
-  } catch (const BatchStopped& stopped) {
-    noteFailure(event, stopped.failure(), with);
+  for (int repeats = 0;; ++repeats) {
+    try {
+      return apply(event, with);
+    } catch (const HandlerFailed& failed) {
+      if (with.watch.abandoned()) return with.inbox.giveBack(event);  // stop() cancelled it
+      if (failed.failure().passing && repeats < kMostRepeats) continue;
+      return noteFailure(event, failed.failure(), with);
+    } catch (const BatchStopped& stopped) {
+      return noteFailure(event, stopped.failure(), with);
+    }
   }
+}
+
+void Retrier::apply(const ParkedEvent& event, const Handling& with) {
+  const auto transaction = with.inbox.begin();
+  if (!transaction->lock(event)) return;
+  PILLION_FAILPOINT("parked.locked");
+  const bool handled = attempt(*transaction, event, with);
+  transaction->unpark(event, /*forget=*/false);
+  PILLION_FAILPOINT("parked.handled");
+  transaction->commit();
+  PILLION_FAILPOINT("parked.committed");
+  ++(handled ? counters_.applied : counters_.ignored);
 }
 
 /// False when nobody handles its type any more.

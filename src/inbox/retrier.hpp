@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <pillion/consumer.hpp>
+#include <stop_token>
 #include <string>
 
 #include "base/clock.hpp"
@@ -13,6 +15,10 @@
 #include "inbox/delivery.hpp"
 
 namespace pillion::inbox {
+
+/// Deadlocks and serialization failures are nobody's fault, and gone when tried again: so often at
+/// once, before they count as an attempt.
+inline constexpr int kMostRepeats = 3;
 
 /// When the consumer's workers look for parked events next. Shared by them.
 class NextLook {
@@ -40,8 +46,9 @@ class Retrier {
   /// Is it time to look?
   [[nodiscard]] bool due() const { return next_.left() == std::chrono::milliseconds(0); }
   /// Works on events that are due, for a moment at most, unless another worker has just looked.
-  /// Throws DatabaseError; what was begun is then taken up later.
-  void turn(const Handling& with);
+  /// Throws DatabaseError; what was begun is then taken up in the next turn, or by another instance
+  /// when its lease is over.
+  void turn(const Handling& with, const std::stop_token& stop);
 
   /// The wait after so many failed attempts. Looks in time for it.
   std::chrono::milliseconds waitAfter(int attempts);
@@ -50,6 +57,7 @@ class Retrier {
 
  private:
   void work(const ParkedEvent& event, const Handling& with);
+  void apply(const ParkedEvent& event, const Handling& with);
   bool attempt(InboxTransaction& transaction, const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
   void giveUp(const ParkedEvent& event, const Handling& with);
@@ -61,6 +69,7 @@ class Retrier {
   NextLook& next_;
   base::Random& random_;
   base::Outage deadLetterOutage_;
+  std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away
 };
 
 }  // namespace pillion::inbox

@@ -17,8 +17,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kIdle{1'000};
 constexpr std::chrono::hours kForgetEvery{1};
 constexpr std::chrono::hours kWarnEvery{1};
-/// Deadlocks and serialization failures are nobody's fault, and gone when tried again.
-constexpr int kMostRepeats = 3;
+constexpr std::chrono::minutes kWarnOfBlockEvery{1};
 
 }  // namespace
 
@@ -26,7 +25,6 @@ Worker::Worker(const Shared& shared)
     : shared_(shared),
       deadLetters_(shared.options.broker, shared.consumer + ".dead"),
       retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook),
-      outage_("consumer '" + shared.consumer + "'"),
       outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
@@ -35,7 +33,7 @@ void Worker::open() {
     openInbox();
   } catch (const Error& error) {
     if (!error.retryable()) throw;
-    outage_.began(error);
+    shared_.outage->began(this, error);
   }
 }
 
@@ -69,24 +67,26 @@ Handling Worker::handling() {
 void Worker::serve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     const auto wait = std::min(kIdle, shared_.nextLook.left());
-    const auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
-    if (!jobs.empty()) finish(jobs, stop);
-    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling()); })) allIsWell();
+    auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
+    if (!jobs.empty()) finish(std::move(jobs), stop);
+    if (stop.stop_requested()) break;
+    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling(), stop); })) allIsWell();
     forgetOldWhenDue();
   }
   ended_ = true;
 }
 
-void Worker::finish(const std::vector<Job>& jobs, const std::stop_token& stop) {
+void Worker::finish(std::vector<Job> jobs, const std::stop_token& stop) {
   warnOfWindow(jobs);
+  blocked_ = std::chrono::nanoseconds(0);
   const auto start = base::systemClock().boot();
   BatchPlan plan;
-  std::span<const Job> left(jobs);
+  std::span<Job> left(jobs);
   while (!left.empty() && !stop.stop_requested() && !shared_.queue.stale(left.front())) {
     left = left.subspan(advance(left, plan, stop));
   }
   shared_.queue.release(jobs);
-  batchSize_.took(jobs.size(), base::systemClock().boot() - start);
+  batchSize_.took(jobs.size(), base::systemClock().boot() - start - blocked_);
 }
 
 template <typename Work>
@@ -94,10 +94,14 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
   try {
     work();
     return true;
+  } catch (const HandlerFailed& failed) {  // not by a handler: it could not be recorded
+    if (failed.failure().passing) return false;
+    shared_.outage->began(this, failed);
+    closeInbox();
   } catch (const BrokerError& error) {
-    outage_.began(error);  // a dead letter could not be sent
+    shared_.outage->began(this, error);  // a dead letter could not be sent
   } catch (const Error& error) {
-    outage_.began(error);
+    shared_.outage->began(this, error);
     closeInbox();
   } catch (const std::exception& error) {
     logger()->error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
@@ -107,8 +111,7 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
   return false;
 }
 
-std::size_t Worker::advance(std::span<const Job> left, BatchPlan& plan,
-                            const std::stop_token& stop) {
+std::size_t Worker::advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop) {
   std::size_t done = 0;
   if (guarded(stop, [&] { done = attempt(left, plan); })) allIsWell();
   return done;
@@ -117,26 +120,57 @@ std::size_t Worker::advance(std::span<const Job> left, BatchPlan& plan,
 /// The servers did what they were asked: only that ends an outage, not a connection that was
 /// opened.
 void Worker::allIsWell() {
-  outage_.ended();
+  shared_.outage->ended(this);
   outageBackoff_.reset();
 }
 
-std::size_t Worker::attempt(std::span<const Job> left, BatchPlan& plan) {
+std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   const std::size_t size = plan.size(left.size());
+  const auto start = base::systemClock().boot();
   try {
     for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
-    plan.succeeded();
+  } catch (const BatchTooSlow& slow) {
+    plan.atMost(slow.fitting());
+    return 0;
+  } catch (const ClaimBlocked&) {
+    blocked_ += base::systemClock().boot() - start;
+    plan.atMost(1);
+    return size > 1 ? 0 : letOthersPass(left);
   } catch (const BatchStopped& stopped) {
+    if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
     if (size > 1) {
       plan.stoppedAt(stopped.index());
       return 0;
     }
     if (stopped.failure().passing && ++repeats_ <= kMostRepeats) return 0;
     count(settle(left.front(), stopped));
-    plan.succeeded();
   }
+  plan.succeeded();
   repeats_ = 0;
   return size;
+}
+
+std::size_t Worker::letOthersPass(std::span<Job> left) {
+  const amqp::Identity event = *left.front().event();
+  const auto now = base::systemClock().boot();
+  if (lastWarnedOfBlock_.count() == 0 || now - lastWarnedOfBlock_ >= kWarnOfBlockEvery) {
+    lastWarnedOfBlock_ = now;
+    logger()->warn(
+        "consumer '{}': event {} ({}) is being applied in another transaction, which does not end; "
+        "does a handler hang, here or in another instance?",
+        shared_.consumer, event.id, event.type);
+  }
+  const auto waits = [&](const Job& job) {
+    const amqp::Identity* other = job.event();
+    return other != nullptr &&
+           (event.key.empty() ? other->id == event.id : other->key == event.key);
+  };
+  if (std::ranges::all_of(left, waits)) {
+    shared_.queue.putBack(left);
+    return left.size();
+  }
+  std::ranges::stable_partition(left, [&](const Job& job) { return !waits(job); });
+  return 0;
 }
 
 Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
@@ -204,10 +238,11 @@ void Worker::warnOfWindow(const std::vector<Job>& jobs) {
 
 void Worker::forgetOldWhenDue() {
   const auto now = base::systemClock().boot();
-  if (!inbox_ || now - lastForgot_ < kForgetEvery) return;
-  lastForgot_ = now;
+  if (!inbox_ || now < nextForget_) return;
+  nextForget_ = now + kForgetEvery;
   try {
-    inbox_->forgetOld();
+    // A small batch at a time, since deliveries must not wait for a million of them.
+    if (inbox_->forgetOld()) nextForget_ = now;
   } catch (const Error& error) {  // space waits, delivery does not
     logger()->warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
     if (error.connectionLost()) closeInbox();

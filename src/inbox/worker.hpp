@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <pillion/consumer.hpp>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -25,6 +26,27 @@
 
 namespace pillion::inbox {
 
+/// The workers of a consumer say once together that a server is away, and that it is back for all.
+class SharedOutage {
+ public:
+  explicit SharedOutage(std::string who) : outage_(std::move(who)) {}
+
+  void began(const void* worker, const Error& error) {
+    const std::scoped_lock lock(mutex_);
+    waiting_.insert(worker);
+    outage_.began(error);
+  }
+  void ended(const void* worker) {
+    const std::scoped_lock lock(mutex_);
+    if (waiting_.erase(worker) > 0 && waiting_.empty()) outage_.ended();
+  }
+
+ private:
+  std::mutex mutex_;
+  base::Outage outage_;
+  std::set<const void*> waiting_;
+};
+
 /// What the workers of a consumer share; outlives them.
 struct Shared {
   const ConsumerOptions& options;
@@ -34,6 +56,8 @@ struct Shared {
   Counters& counters;
   HandlerWatch& watch;
   NextLook& nextLook;
+  std::shared_ptr<SharedOutage> outage =
+      std::make_shared<SharedOutage>("consumer '" + consumer + "'");
 };
 
 /// A thread that runs handlers: batch after batch, each as often as it takes, and parked events
@@ -54,10 +78,13 @@ class Worker {
   void openInbox();
   void closeInbox();
   /// Until each delivery is dealt with, their channel is lost, or stop is requested.
-  void finish(const std::vector<Job>& jobs, const std::stop_token& stop);
+  void finish(std::vector<Job> jobs, const std::stop_token& stop);
   /// Tries the first few of those that are left. Returns how many of them are dealt with.
-  std::size_t advance(std::span<const Job> left, BatchPlan& plan, const std::stop_token& stop);
-  std::size_t attempt(std::span<const Job> left, BatchPlan& plan);
+  std::size_t advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop);
+  std::size_t attempt(std::span<Job> left, BatchPlan& plan);
+  /// The first cannot be claimed: those of other keys go first, and if there are none, other
+  /// deliveries. Returns how many are dealt with.
+  std::size_t letOthersPass(std::span<Job> left);
   /// What becomes of one that stopped its batch when it was alone.
   Outcome settle(const Job& job, const BatchStopped& stopped);
   /// Runs it; false after an outage, for which it has waited.
@@ -75,12 +102,13 @@ class Worker {
   Retrier retrier_;
   std::mutex inboxMutex_;  // for cancelQuery: held while inbox_ is replaced
   std::unique_ptr<PostgresInbox> inbox_;
-  base::Outage outage_;
   base::Backoff outageBackoff_;
   BatchSize batchSize_;
-  int repeats_ = 0;  // of one event that failed in passing
-  base::Clock::Boot lastForgot_{0};
+  int repeats_ = 0;                      // of one event that failed in passing
+  std::chrono::nanoseconds blocked_{0};  // of the time for the batch in hand
+  base::Clock::Boot nextForget_{0};
   base::Clock::Boot lastWarned_{0};
+  base::Clock::Boot lastWarnedOfBlock_{0};
   std::atomic<bool> ended_{false};
   std::mutex pauseMutex_;
   std::condition_variable_any pauseEnd_;

@@ -8,7 +8,7 @@
 #include <vector>
 
 // Parameters, execution and bytea in one shape for libpqxx 6.4 (Debian 12) and 7.10 (Debian 13).
-// Nothing else in the project depends on the version of libpqxx.
+// Nothing but this folder depends on the version of libpqxx.
 
 namespace pillion::postgres {
 

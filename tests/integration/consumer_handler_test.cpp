@@ -1,4 +1,7 @@
 // What handlers may do to the transaction they are given, and what becomes of the event.
+#include <pillion/testing.hpp>
+#include <utility>
+
 #include "consumer_fixture.hpp"
 
 namespace pillion::test {
@@ -129,6 +132,46 @@ TEST_CASE("a handler that swallows an SQL error leaves neither effect nor id") {
   scene.checkDeadLettered("handler-failed", "", "3");
 }
 
+namespace {
+
+/// Hides the failure of a statement; libpqxx 6 does not notice it either.
+void hideError(Transaction& tx) {
+  try {
+    tx.exec_params("select 1 / $1::int", 0);
+  } catch (const std::exception&) {  // as if all were well
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a handler that hides an SQL error from libpqxx leaves neither effect nor id") {
+  Scene scene("hides", [](const Event&, Transaction& tx) { hideError(tx); });
+  scene.handleOne();
+  scene.checkDeadLettered("handler-failed", "", "3");
+}
+
+TEST_CASE("a handler that commits and then hides an SQL error does not lose its event") {
+  // libpqxx 6 runs the statement, libpqxx 7 refuses to.
+  Scene scene("commits-hides", [](const Event&, Transaction& tx) {
+    tx.commit();
+    hideError(tx);
+  });
+  scene.handleOne();
+  const auto stats = scene.consumer->stats();
+  CHECK(stats.applied + stats.deadLettered == 1);
+  CHECK(scene.world.journal() == static_cast<long>(stats.applied));
+  CHECK(scene.world.inbox() == static_cast<long>(stats.applied));
+}
+
+TEST_CASE("a handler that ends the transaction by a text does not lose its event") {
+  for (const std::string text : {"rollback", "rollback; begin", "rollback; begin; savepoint a"}) {
+    CAPTURE(text);
+    Scene scene("ends", [text](const Event&, Transaction& tx) { tx.exec(text); });
+    scene.handleOne();
+    scene.checkDeadLettered("handler-failed", "", "3");
+  }
+}
+
 TEST_CASE("a handler that rolls an SQL error back to a savepoint of its own is applied") {
   Scene scene("careful", [](const Event&, Transaction& tx) {
     try {
@@ -153,6 +196,18 @@ TEST_CASE("a handler that throws something that is no std::exception is a failur
   Scene scene("throws-int", [](const Event&, Transaction&) { throw 42; });
   scene.handleOne();
   scene.checkDeadLettered("handler-failed", "no std::exception", "3");
+}
+
+TEST_CASE("a text that is no UTF-8 is the error of an event like any other") {
+  Scene throws("mumbles", [](const Event&, Transaction&) {
+    throw std::runtime_error("unknown product \xe9, " + std::string(5'000, 'x') + "\nand more");
+  });
+  throws.handleOne();
+  throws.checkDeadLettered("handler-failed", "unknown product ?, xxx", "3");
+  Scene rejects("mumbles-no",
+                [](const Event&, Transaction&) { throw RejectEvent("unknown product \xe9"); });
+  rejects.handleOne();
+  rejects.checkDeadLettered("rejected", "unknown product ?", "1");
 }
 
 TEST_CASE("RejectEvent sends the event to the dead-letter queue at the first attempt") {
@@ -294,6 +349,22 @@ TEST_CASE("a chain of two services carries the cause from event to event") {
   CHECK(eventually(20s, [&] { return second.journal() == 1; }));
   CHECK(second.database.query("select note from journal") == event.id() + " answering-service");
   CHECK(second.database.query("select key from journal") == "key");
+}
+
+TEST_CASE(
+    "a driver of handlers whose delivery met an outage delivers the next on a new connection") {
+  const World world;
+  const auto consumer = EventConsumer::create("driven", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [first = true](const Event& event, Transaction& tx) mutable {
+    writeJournal(event, tx);
+    if (!std::exchange(first, false)) return;
+    tx.exec("select pg_terminate_backend(pg_backend_pid())");
+  });
+  testing::HandlerDriver driver(*consumer);
+  const Event event = numberedEvents(1)[0];
+  CHECK_THROWS_AS(driver.deliver(event), DatabaseError);
+  CHECK(driver.deliver(event).outcome == testing::Outcome::Applied);
+  CHECK(world.journal() == 1);
 }
 
 }  // namespace pillion::test

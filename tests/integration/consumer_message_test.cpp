@@ -5,6 +5,7 @@
 #include "consumer_fixture.hpp"
 #include "event/event_id.hpp"
 #include "inbox/postgres_inbox.hpp"
+#include "migrate/migration_table.hpp"
 
 namespace pillion::test {
 namespace {
@@ -315,11 +316,31 @@ TEST_CASE("ids of version 4 are remembered, and deleted by the time they were ap
   memory.world.database.execute(
       "insert into pillion.inbox (consumer, event_id, source, applied_at) select 'memory', "
       "gen_random_uuid(), 'source', now() - interval '15 days' from generate_series(1, 2500)");
-  memory.inbox.forgetOld();
+  while (memory.inbox.forgetOld()) {
+  }
   CHECK(memory.stored(young));
   CHECK_FALSE(memory.stored(old));
   CHECK(memory.world.inbox() == 1);
   CHECK(memory.inbox.remembers(young));
+}
+
+TEST_CASE("a consumer deletes its own ids, and others' only when they are older than any window") {
+  Memory memory;
+  memory.world.database.execute(
+      "insert into pillion.inbox (consumer, event_id, source, applied_at) select c,"
+      " gen_random_uuid(), 's', now() - d * interval '1 day' from unnest(array['memory', 'longer',"
+      " 'gone']) c, unnest(array[13, 15, 21]) d");
+  memory.world.database.execute(
+      "insert into pillion.inbox_sourceless (consumer, event_id, moved_at) select consumer,"
+      " event_id, applied_at from pillion.inbox");
+  while (memory.inbox.forgetOld()) {
+  }
+  for (const std::string table : {"inbox_other", "inbox_sourceless"}) {
+    CAPTURE(table);
+    CHECK(memory.world.database.query("select string_agg(consumer, ' ' order by consumer) from"
+                                      " pillion." +
+                                      table) == "gone gone longer longer memory");
+  }
 }
 
 TEST_CASE("one id from two sources is two events, and from one source it is one") {
@@ -341,6 +362,95 @@ TEST_CASE("an id that was recorded before sources were is a duplicate from any s
       "update pillion.inbox_sourceless set moved_at = now() - interval '15 days'");
   memory.inbox.forgetOld();
   CHECK(memory.apply(id, "order-service"));
+}
+
+TEST_CASE("ids from before sources were remembered survive the migration, of both versions") {
+  const TestDatabase old("pillion", /*migrated=*/false);
+  const std::string young = idOfAge(hours(1));
+  const std::string aged = idOfAge(hours(13 * 24));
+  const std::string random = "9b2d0c1e-6a53-4c51-8f4e-2f1f6f0f4a11";
+  {
+    auto connection = old.connect();
+    pqxx::work tx{connection};
+    migrate::lockAndCreate(tx, "pillion");
+    for (const Migration& migration : Migrator::known()) {
+      if (migration.version <= 4) migrate::apply(tx, "pillion", migration);
+    }
+    for (const std::string& id : {young, aged, random}) {
+      tx.exec_params("insert into pillion.inbox (consumer, event_id) values ('memory', $1)", id);
+    }
+    tx.commit();
+  }
+  Migrator(old.options()).migrate();
+  inbox::PostgresInbox inbox(old.options(), "memory", hours(14 * 24));
+  inbox::PostgresInbox other(old.options(), "other", hours(14 * 24));
+  for (const std::string& id : {young, aged, random}) {
+    CAPTURE(id);
+    CHECK(claimOf(*inbox.begin(), id, "order-service") == inbox::Claim::Duplicate);
+    CHECK(claimOf(*other.begin(), id, "order-service") == inbox::Claim::New);
+  }
+  CHECK(claimOf(*inbox.begin(), idOfAge(hours(1)), "order-service") == inbox::Claim::New);
+}
+
+namespace {
+
+/// What claims of the same ids were answered, while somebody forgot.
+struct Answers {
+  std::atomic<long> duplicate{0};
+  std::atomic<long> forgotten{0};
+  std::atomic<long> wrong{0};
+};
+
+/// Asks again and again until told to stop; ids inside of the window must stay duplicates.
+void askUntil(const std::stop_token& stop, inbox::PostgresInbox& inbox,
+              const std::vector<std::string>& inside, const std::vector<std::string>& outside,
+              Answers& answers) {
+  while (!stop.stop_requested()) {
+    for (std::size_t i = 0; i < inside.size(); ++i) {
+      if (claimOf(*inbox.begin(), inside[i], "source") != inbox::Claim::Duplicate) ++answers.wrong;
+      const inbox::Claim claim = claimOf(*inbox.begin(), outside[i], "source");
+      if (claim == inbox::Claim::New) ++answers.wrong;
+      if (claim == inbox::Claim::Duplicate) ++answers.duplicate;
+      if (claim == inbox::Claim::Forgotten) ++answers.forgotten;
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE(
+    "ids that are claimed while their child is emptied are duplicates or forgotten, not new") {
+  Memory memory;  // forgets after 14 days
+  long wrong = 0;
+  int rounds = 0;
+  for (const auto end = std::chrono::steady_clock::now() + 4s;
+       std::chrono::steady_clock::now() < end; ++rounds) {
+    memory.world.database.execute("update pillion.inbox_horizon set horizon = 'epoch'");
+    inbox::PostgresInbox longer(memory.world.database.options(), "memory", hours(20 * 24));
+    std::vector<std::string> inside;
+    std::vector<std::string> outside;
+    for (int i = 0; i < 20; ++i) {
+      inside.push_back(idOfAge(hours(i * 12)));
+      outside.push_back(idOfAge(hours(17 * 24) + std::chrono::minutes(i)));
+      REQUIRE(memory.apply(inside.back()));
+      REQUIRE(memory.apply(outside.back()));
+    }
+    Answers answers;
+    std::jthread asking(
+        [&](const std::stop_token& stop) { askUntil(stop, longer, inside, outside, answers); });
+    CHECK(eventually(20s, [&] { return answers.duplicate > 0; }));
+    CHECK(eventually(20s, [&] {
+      memory.inbox.forgetOld();  // a child that is in use stays
+      return answers.forgotten > 0;
+    }));
+    asking.request_stop();
+    asking.join();
+    wrong += answers.wrong;
+    CHECK_FALSE(memory.stored(outside.back()));
+  }
+  MESSAGE(rounds << " rounds");
+  CHECK(rounds > 0);
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("a batch of ids is claimed in one statement, the second of two equal ones is none") {

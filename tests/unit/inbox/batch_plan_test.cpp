@@ -48,6 +48,26 @@ TEST_CASE("a batch whose culprit is not known is halved until it is alone") {
   CHECK(tries <= 8);
 }
 
+TEST_CASE("a plan that is to be smaller stays so, also around a culprit") {
+  BatchPlan plan;
+  plan.atMost(3);
+  CHECK(plan.size(10) == 3);
+  CHECK(plan.size(2) == 2);
+  plan.stoppedAt(2);
+  CHECK(plan.size(10) == 2);
+  plan.succeeded();
+  CHECK(plan.size(8) == 1);
+  plan.succeeded();
+  CHECK(plan.size(7) == 3);
+}
+
+TEST_CASE(
+    "what fits into a tenth of a second is measured by what was handled, and is not nothing") {
+  CHECK(BatchSize::fitting(10, 1s) == 1);
+  CHECK(BatchSize::fitting(100, 1s) == 10);
+  CHECK(BatchSize::fitting(1, 5s) == 1);
+}
+
 TEST_CASE("quick handlers get large batches, slow ones small, and one is the least") {
   BatchSize size(100);
   CHECK(size.now() == 8);

@@ -153,6 +153,24 @@ TEST_CASE("a key stays with its worker over a new channel, until that is through
   CHECK(tagsOf(taken(filled.queue)) == Tags{1});
 }
 
+TEST_CASE("what is put back comes next again, before the rest of its key") {
+  WakeEvent wake;
+  DeliveryQueue queue(wake);
+  queue.newChannel();
+  for (std::uint64_t tag = 1; tag <= 4; ++tag) queue.push(delivery(tag, tag == 3 ? "b" : "a"));
+  const auto jobs = taken(queue, {.events = 2});
+  REQUIRE(jobs.size() == 2);
+  queue.putBack(jobs);
+  queue.release(jobs);
+  const auto again = taken(queue, {.events = 10});
+  REQUIRE(again.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(again[i].delivery.tag == i + 1);
+  queue.newChannel();
+  queue.putBack(again);  // they will be delivered again
+  queue.release(again);
+  CHECK(taken(queue).empty());
+}
+
 TEST_CASE(
     "taking from an empty queue waits for its limit and ends early for a delivery or a stop") {
   WakeEvent wake;

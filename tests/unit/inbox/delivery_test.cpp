@@ -28,6 +28,7 @@ struct Bench : Inbox, DeadLetterSink {
     ~Recorded() override { bench_.note("end"); }
     std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
       std::vector<Claim> claims;
+      if (bench_.claimFails) throw HandlerFailed({"deadlock", "", true});
       for (const auto* event : events) {
         bench_.note("claim " + event->id);
         const auto found = bench_.claimed.find(event->id);
@@ -37,9 +38,11 @@ struct Bench : Inbox, DeadLetterSink {
     }
     void run(const Handler&, const Event& event) override {
       bench_.note("run " + event.id());
+      bench_.clock.now += bench_.handlerTime;
       if (event.id() == bench_.poison) throw HandlerFailed({"no stock", ""});
     }
     bool holdBack(const Job&, const amqp::Identity& event) override {
+      if (!bench_.heldKey.empty()) bench_.note("look " + event.id);
       return event.key == bench_.heldKey && !event.key.empty();
     }
     void park(const Job&, const amqp::Identity& event, const Failure& failure, Wait) override {
@@ -62,8 +65,9 @@ struct Bench : Inbox, DeadLetterSink {
     note("begin");
     return std::make_unique<Recorded>(*this);
   }
-  void forgetOld() override {}
+  bool forgetOld() override { return false; }
   std::optional<ParkedEvent> takeDue() override { return std::nullopt; }
+  void giveBack(const ParkedEvent&) override {}
   std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
   void send(const amqp::Delivery&, const DeadLetterReason& reason) override {
     note("dead " + reason.reason);
@@ -92,7 +96,8 @@ struct Bench : Inbox, DeadLetterSink {
             .queue = queue,
             .watch = watch,
             .parked = ParkedPolicy::Hold,
-            .outsideWindow = outsideWindow};
+            .outsideWindow = outsideWindow,
+            .clock = clock};
   }
 
   std::vector<Outcome> attempt() {
@@ -114,7 +119,14 @@ struct Bench : Inbox, DeadLetterSink {
   std::map<std::string, Claim> claimed;
   std::string poison;
   std::string heldKey;
+  bool claimFails = false;
   bool commitFails = false;
+  milliseconds handlerTime{0};
+  struct : base::Clock {
+    [[nodiscard]] Wall wall() const override { return {}; }
+    [[nodiscard]] Boot boot() const override { return now; }
+    Boot now{0};
+  } clock;
   bool remembered = true;
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
   std::string failAt;
@@ -183,6 +195,53 @@ TEST_CASE("a commit that fails stops the batch in its middle: whose doing it was
   CHECK(bench.acks() == 0);
 }
 
+TEST_CASE("a claim that deadlocks stops the batch in its middle, and says that this passes") {
+  Bench bench;
+  bench.claimFails = true;
+  for (int i = 1; i <= 4; ++i) bench.push(idOf(i));
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchStopped& stopped) {
+    CHECK(stopped.index() == 2);
+    CHECK(stopped.failure().passing);
+  }
+}
+
+TEST_CASE("a batch whose handlers have become slow is given up after a second, for smaller ones") {
+  Bench bench;
+  bench.handlerTime = milliseconds(40);
+  for (int i = 1; i <= 9; ++i) bench.push(idOf(i));
+  CHECK(bench.attempt().size() == 9);
+  bench.handlerTime = milliseconds(400);
+  bench.steps.clear();
+  for (int i = 1; i <= 9; ++i) bench.push(idOf(i));
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchTooSlow& slow) {
+    CHECK(slow.fitting() == 1);
+  }
+  CHECK(std::ranges::count_if(bench.steps, [](const auto& s) { return s.starts_with("run"); }) ==
+        3);
+  CHECK(std::ranges::find(bench.steps, "commit") == bench.steps.end());
+}
+
+TEST_CASE("an event that an operator lets through is claimed, whatever the inbox forgot") {
+  Bench bench;
+  bench.remembered = false;
+  bench.claimed[kId] = Claim::Forgotten;
+  amqp::Delivery delivery;
+  delivery.tag = ++bench.tag;
+  delivery.message.messageId = kId;
+  delivery.message.type = "product.created";
+  delivery.message.contentType = "application/json";
+  delivery.message.body = "1";
+  delivery.message.headers.emplace_back("pillion-outside-window", "apply");
+  bench.queue.push(std::move(delivery));
+  CHECK(bench.attempt() == Outcomes{Outcome::Applied});
+}
+
 TEST_CASE("an event that failed alone is parked with its id, and then acked") {
   Bench bench;
   bench.push();
@@ -209,9 +268,13 @@ TEST_CASE("an event behind a parked one of its key is held, and its handler is n
   bench.heldKey = "a";
   bench.push(idOf(1), "product.created", "1", "a");
   bench.push(idOf(2), "product.created", "1", "b");
-  CHECK(bench.attempt() == Outcomes{Outcome::Held, Outcome::Applied});
-  CHECK(std::ranges::find(bench.steps, "run " + idOf(1)) == bench.steps.end());
-  CHECK(bench.acks() == 2);
+  bench.push(idOf(3), "product.created", "1", "a");
+  CHECK(bench.attempt() == Outcomes{Outcome::Held, Outcome::Applied, Outcome::Held});
+  // All of them before the first handler.
+  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "claim " + idOf(3),
+                             "look " + idOf(1), "look " + idOf(2), "look " + idOf(3),
+                             "run " + idOf(2), "commit", "end"});
+  CHECK(bench.acks() == 3);
 }
 
 TEST_CASE("an id that may have been applied and forgotten is rolled back and dead-lettered") {
