@@ -164,6 +164,61 @@ TEST_CASE("partitioned queues: every event is applied once, each key in order, b
   second.stop();
 }
 
+TEST_CASE(
+    "partitioned queues: an instance that stops hands its queues over, each key in its order") {
+  const World world;
+  const std::vector<std::string> arguments{"partitions=2", "prefetch=200", "batch=5"};
+  ConsumerProcess first(world, "handover", "", arguments);
+  first.awaitReady();
+  ConsumerProcess second(world, "handover", "", arguments);
+  second.awaitReady();
+  send(world.exchange, withLanes(interleaved(40, 100)));  // many times the prefetch
+  CHECK(eventually(30s, [&] { return world.journal() >= 200; }));
+  auto left = first.stop();
+  REQUIRE(left["applied"] < 3'000);
+  CHECK(left["delivered"] > left["applied"]);  // there was something to give back
+  CHECK(eventually(30s, [&] { return world.journal() == 4'000; }));
+  CHECK(world.journalIds() == 4'000);
+  CHECK(world.ordered());
+  for (const std::string queue : {"handover.events.p0", "handover.events.p1"}) {
+    CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(queue) == 0; }));
+  }
+  auto heir = second.stop();
+  CHECK(left["applied"] + heir["applied"] == 4'000);
+  CHECK(heir["delivered"] == heir["applied"] + heir["duplicates"]);
+  CHECK(left["dead"] + heir["dead"] == 0);
+}
+
+TEST_CASE("partitioned queues: an instance that was stopped and wakes up late changes no order") {
+  for (const std::string site : {"delivery.received", "delivery.claimed", "delivery.handled"}) {
+    CAPTURE(site);
+    const World world;
+    const std::vector<std::string> arguments{"partitions=2", "prefetch=200", "batch=5",
+                                             "heartbeat=1"};
+    ConsumerProcess sleeper(world, "late", site + "=stop@20", arguments);
+    sleeper.awaitReady();
+    ConsumerProcess heir(world, "late", "", arguments);
+    heir.awaitReady();
+    send(world.exchange, withLanes(interleaved(40, 100)));
+    // The broker gives the sleeper up after two heartbeats, and the other takes over, but for what
+    // the sleeper's open transaction holds.
+    const std::string waits =
+        "select count(*) from pg_stat_activity where datname = current_database() and "
+        "wait_event_type = 'Lock'";
+    REQUIRE(
+        eventually(30s, [&] { return world.journal() >= 500 || world.database.count(waits) > 0; }));
+    sleeper.process().signal(SIGCONT);
+    CHECK(eventually(30s, [&] { return world.journal() == 4'000; }));
+    CHECK(world.journalIds() == 4'000);
+    CHECK(world.ordered());
+    auto woken = sleeper.stop();
+    auto other = heir.stop();
+    CHECK(woken["applied"] > 0);
+    CHECK(other["applied"] > 0);
+    CHECK(woken["duplicates"] + other["duplicates"] > 0);  // both had some of the same in hand
+  }
+}
+
 TEST_CASE("events reach partitioned queues from a relay, and those without a lane the first") {
   const World world;
   auto options = world.consumerOptions();
