@@ -93,12 +93,15 @@ struct ConsumerOptions {
   std::chrono::hours dedupeWindow{14 * 24};
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
 
-  /// A handler that runs for longer than this is named in the log, once. It is not interrupted: the
-  /// broker's `consumer_timeout` (30 minutes) is the end of it.
+  /// A handler that runs for longer than this is named in the log, once. Nothing interrupts it. After
+  /// RabbitMQ's `consumer_timeout` (30 minutes) the broker closes the channel: the consumer connects
+  /// again, the event is delivered again, and waits for the handler, which runs on.
   std::chrono::milliseconds slowHandler{30'000};
 
-  /// `stop()` returns within about this. A handler that still runs then is left behind: its query
-  /// is cancelled, its transaction rolled back when it returns, and its event delivered again.
+  /// `stop()` returns within this and three seconds, also when a server hangs. A handler that still
+  /// runs then is left behind: its query is cancelled, its transaction rolled back when it returns,
+  /// and its event delivered again. So is a thread that waits for a server: it ends by itself when
+  /// that answers, or gives up by its own limit.
   std::chrono::milliseconds stopTimeout{30'000};
 };
 
@@ -195,7 +198,7 @@ class EventConsumer {
   void start();
 
   /// Takes no further deliveries, finishes the batches in hand, acks them, and returns, at the
-  /// latest after `stopTimeout`. What was prefetched goes back to the queue. Safe to call twice;
+  /// latest about `stopTimeout` later. What was prefetched goes back to the queue. Safe to call twice;
   /// not from a handler.
   void stop();
 
