@@ -49,8 +49,8 @@ TEST_CASE("three instances of one service share the events, each applied once in
   const World world;
   std::vector<std::unique_ptr<ConsumerProcess>> instances;
   for (int i = 0; i < 3; ++i) {
-    instances.push_back(
-        std::make_unique<ConsumerProcess>(world, "shared", "", std::vector<std::string>{"5"}));
+    instances.push_back(std::make_unique<ConsumerProcess>(world, "shared", "",
+                                                          std::vector<std::string>{"prefetch=5"}));
   }
   for (const auto& instance : instances) instance->awaitReady();
   send(world.exchange, numberedEvents(300));
