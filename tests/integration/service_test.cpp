@@ -358,39 +358,6 @@ TEST_CASE("the outbox drain gives each committed event once, a late commit too, 
   CHECK(outbox.take().empty());
 }
 
-TEST_CASE("JSON bombs die with their reason, in bounded memory, and the queue goes on") {
-  const World world;
-  const auto consumer = journalConsumer(world, "bombed");
-  consumer->start();
-  const auto bomb = [](const std::string& body) {
-    auto message = messageOf(numberedEvents(1)[0]);
-    message.body = body;
-    return message;
-  };
-  std::string values = "[0";
-  for (int i = 0; i < 3'000'000; ++i) values += ",0";
-  auto headers = messageOf(numberedEvents(1)[0]);
-  for (int i = 0; i < 100; ++i) {
-    headers.headers.emplace_back("name-" + std::to_string(i), std::string(900, 'h'));
-  }
-  const std::vector<amqp::Message> bombs{bomb(values + "]"), bomb(R"({"number":1,"number":2})"),
-                                         bomb(R"([{"a":{"b":1,"c":2,"b":3}}])"), headers};
-  send(world.exchange, bombs);
-  send(world.exchange, numberedEvents(1)[0]);
-  CHECK(eventually(30s, [&] { return world.journal() == 1; }));
-  CHECK(consumer->stats().deadLettered == 4);
-  const auto letters = readDeadLetters(consumer->queue(), 4);
-  REQUIRE(letters.size() == 4);
-  const std::vector<std::string> errors{"JSON values", "twice", "twice", "headers of"};
-  for (std::size_t i = 0; i < letters.size(); ++i) {
-    CHECK(header(letters[i], "pillion-dead-reason") == "invalid-event");
-    CAPTURE(header(letters[i], "pillion-dead-error"));
-    CHECK(header(letters[i], "pillion-dead-error").find(i == 0 ? "values" : errors[i]) !=
-          std::string::npos);
-  }
-  CHECK(world.inbox() == 1);
-}
-
 TEST_CASE("the consumer warns when the oldest event comes near the end of the dedupe window") {
   const World world;
   const LogCapture log;
