@@ -184,9 +184,16 @@ TEST_CASE("an event with as many headers as one may have keeps all of them as a 
   send(world.exchange, std::vector<amqp::Message>{message});
   const auto letters = readDeadLetters(consumer->queue(), 1);
   REQUIRE(letters.size() == 1);
-  CHECK(header(letters[0], "cloudEvents_partitionkey") == "its key");
-  CHECK(letters[0].headers.size() > message.headers.size());
-  CHECK(header(letters[0], "name-0").size() == header(message, "name-0").size());
+  for (const auto& [name, value] : message.headers) {
+    CAPTURE(name);
+    CHECK(header(letters[0], name).size() == value.size());
+  }
+
+  broken = false;  // and as one that was redriven it is an event still
+  auto redriven = letters[0];
+  redriven.headers.emplace_back("pillion-original-routing-key", std::string(250, 'r'));
+  send(world.exchange, std::vector<amqp::Message>{redriven});
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
 }
 
 }  // namespace pillion::test
