@@ -167,15 +167,16 @@ TEST_CASE("an event delivered to two instances at the same time is applied once"
   Servers::mq().deleteQueue("twins.events");
 }
 
-TEST_CASE("when the first of two instances with one event fails, the second applies it") {
+TEST_CASE("when the first of two instances with one event fails, it is applied once all the same") {
   const World world;
   Twins twins(world, 1);
   deliverTwiceAtOnce(world, twins);
   twins.proceed.release(10);
   CHECK(eventually(20s, [&] { return drainedQueue("twins.events"); }));
+  // Mostly by the other instance; from the parked row when the first was quick to park it.
+  CHECK(eventually(20s, [&] { return twins.sum(&ConsumerStats::applied) == 1; }));
   CHECK(world.journal() == 1);
   CHECK(twins.sum(&ConsumerStats::failed) == 1);
-  CHECK(twins.sum(&ConsumerStats::applied) == 1);
   CHECK(twins.sum(&ConsumerStats::duplicates) == 1);
   CHECK(twins.calls == 2);
   Servers::mq().deleteQueue("twins.events");
