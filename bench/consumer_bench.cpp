@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <fstream>
+#include <set>
+#include <stdexcept>
 #include <thread>
 
 #include "amqp/connection.hpp"
@@ -14,6 +16,7 @@ namespace {
 constexpr long kKeys = 10'000;
 constexpr const char* kService = "bench-service";
 constexpr int kRounds = 5;
+constexpr std::chrono::milliseconds kNoConfirm{10'000};
 constexpr const char* kUpdate = "update account set balance = balance + 1 where id = $1";
 
 /// Ids of version 7, made now: `run` and `number` decide, so that they can be sent again.
@@ -42,6 +45,16 @@ amqp::Message messageOf(long run, long number) {
   return message;
 }
 
+/// Takes a confirm's tags out of those that are outstanding.
+void take(std::set<std::uint64_t>& outstanding, const amqp::Confirm& confirm) {
+  if (!confirm.positive) throw std::runtime_error("the broker refused a message");
+  if (!confirm.multiple) {
+    outstanding.erase(confirm.tag);
+    return;
+  }
+  outstanding.erase(outstanding.begin(), outstanding.upper_bound(confirm.tag));
+}
+
 void handle(const Event& event, Transaction& tx) {
   tx.exec_params(kUpdate, event.key());
 }
@@ -55,7 +68,7 @@ long peakRssKib() {
   return 0;
 }
 
-/// Events per second between the first thousandth and the last.
+/// Events per second between the first hundredth and the last.
 double untilApplied(const EventConsumer& consumer, long events) {
   const auto settled = [&] {
     const auto stats = consumer.stats();
@@ -115,20 +128,23 @@ class ConsumerBench {
   void fillQueue(long run, long events) const {
     amqp::Connection connection(servers_.broker(), "bench filler");
     connection.selectConfirms(kExchange);
-    long confirmed = 0;
-    const auto confirm = [&](std::chrono::milliseconds wait) {
+    std::set<std::uint64_t> outstanding;
+    const auto settle = [&](std::chrono::milliseconds wait) {
       const auto incoming = connection.receive(wait);
       if (!incoming) return false;
-      const auto* word = std::get_if<amqp::Confirm>(&*incoming);
-      if (word != nullptr) confirmed = std::max(confirmed, static_cast<long>(word->tag));
+      if (std::holds_alternative<amqp::Returned>(*incoming)) {
+        throw std::runtime_error("the broker returned a message: is the queue bound?");
+      }
+      if (const auto* word = std::get_if<amqp::Confirm>(&*incoming)) take(outstanding, *word);
       return true;
     };
     for (long n = 0; n < events; ++n) {
-      connection.publish(messageOf(run, n));
-      while (confirm(std::chrono::milliseconds(n - confirmed > 1'000 ? 100 : 0))) {
+      outstanding.insert(connection.publish(messageOf(run, n)));
+      while (settle(std::chrono::milliseconds(outstanding.size() > 1'000 ? 100 : 0))) {
       }
     }
-    while (confirm(std::chrono::milliseconds(500))) {
+    while (!outstanding.empty()) {
+      if (!settle(kNoConfirm)) throw std::runtime_error("the broker confirms no more messages");
     }
     servers_.postgres.execute(database_, "checkpoint");
   }

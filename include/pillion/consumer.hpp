@@ -73,13 +73,15 @@ struct ConsumerOptions {
   /// Not 0: the ordered form for several instances. The subscription gets so many queues,
   /// `<queue>.p0`, `<queue>.p1`, …; each key belongs to one of them, and each queue has one active
   /// consumer at a time (`x-single-active-consumer`). Another instance takes over when that one is
-  /// gone. 1 to 64; cannot be changed while the queues hold events. Needs events from a Pillion
-  /// relay; others all go to `p0`. 0: one queue that instances share, which keeps no order among
-  /// them.
+  /// gone. 1 to 64; to change it, see docs/operating.md, "Consumers": old bindings stay. Needs
+  /// events from a Pillion relay; others all go to `p0`. 0: one queue that instances share, which
+  /// keeps no order among them.
   int partitions = 0;
 
-  /// `x-delivery-limit` of the queue: after so many deliveries without an ack (each time the
-  /// process died with the event in hand or waiting) the broker moves it to the dead-letter queue.
+  /// `x-delivery-limit` of the queue: after so many deliveries without an ack the broker moves the
+  /// event to the dead-letter queue. It counts each time that the process died or lost its
+  /// connection with the event in hand or prefetched; up to RabbitMQ 4.2 clean stops too. So leave
+  /// it generous.
   int deliveryLimit = 100;
 
   RetryPolicy retry = {};
@@ -94,13 +96,16 @@ struct ConsumerOptions {
   std::chrono::hours dedupeWindow{14 * 24};
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
 
-  /// A handler that runs for longer than this is named in the log, once. It is not interrupted: the
-  /// broker's `consumer_timeout` (30 minutes) is the end of it.
+  /// A handler that runs for longer than this is named in the log, once. Nothing interrupts it.
+  /// After RabbitMQ's `consumer_timeout` (30 minutes) the broker closes the channel: the consumer
+  /// connects again, the event is delivered again, and waits for the handler, which runs on.
   std::chrono::milliseconds slowHandler{30'000};
 
-  /// `stop()` returns within about this. A handler that still runs then is left behind: its query
-  /// is cancelled, its transaction rolled back when it returns, and its event delivered again. That
-  /// counts as no attempt.
+  /// `stop()` returns within this and three seconds, also when a server hangs. A handler that still
+  /// runs then is left behind: its query is cancelled, its transaction rolled back when it returns,
+  /// and its event delivered again, which
+  /// counts as no attempt. Left behind, too, is a thread that waits for a server: it ends by itself
+  /// when that answers, or gives up by its own limit.
   std::chrono::milliseconds stopTimeout{30'000};
 };
 
@@ -197,8 +202,8 @@ class EventConsumer {
   void start();
 
   /// Takes no further deliveries, finishes the batches in hand, acks them, and returns, at the
-  /// latest after `stopTimeout`. What was prefetched goes back to the queue. Safe to call twice;
-  /// not from a handler.
+  /// latest about `stopTimeout` later. What was prefetched goes back to the queue. Safe to call
+  /// twice; not from a handler.
   void stop();
 
   /// Any thread.

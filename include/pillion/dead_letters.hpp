@@ -32,7 +32,8 @@ struct DeadLetter {
   std::string lastAt;    ///< of the last one
   std::string exchange;  ///< it was published to first
   std::string routingKey;
-  std::string queue;  ///< it was consumed from, and is redriven to
+  /// It was consumed from, and is redriven to: the consumer's own, or one of its partitions.
+  std::string queue;
   std::string contentType;
   std::vector<std::pair<std::string, std::string>> headers;  ///< all, as they are in the queue
   std::string body;
@@ -78,6 +79,7 @@ DeadLetterCount visitDeadLetters(const DeadLetterOptions& options, const DeadLet
 /// default exchange, confirmed by the broker before the letter is removed. A crash between the two
 /// leaves the letter, which can be redriven again: the inbox applies it once.
 ///
+/// A letter whose data was too large for an event (header `pillion-body-missing`) is not chosen.
 /// The event has lost its place among those of its key. Throws as above; ConfigError also when the
 /// queue is gone. What was redriven until then is not undone.
 DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,

@@ -52,6 +52,13 @@ class MessageUnsendable : public BrokerError {
   using BrokerError::BrokerError;
 };
 
+/// The broker blocks publishers (a resource alarm). The connection is good; what was published on
+/// it is stored when the alarm is over.
+class PublishersBlocked : public BrokerError {
+ public:
+  using BrokerError::BrokerError;
+};
+
 /// The relay's whole view of the broker: narrow, so that a simulator can stand in for it. One
 /// thread. Every call throws BrokerError when connection or channel are lost; the object is then
 /// useless and everything unconfirmed is unknown.

@@ -76,6 +76,7 @@ amqp_basic_properties_t propertiesOf(const Message& message,
   set(AMQP_BASIC_TYPE_FLAG, properties.type, message.type);
   set(AMQP_BASIC_APP_ID_FLAG, properties.app_id, message.appId);
   set(AMQP_BASIC_CONTENT_TYPE_FLAG, properties.content_type, message.contentType);
+  set(AMQP_BASIC_CONTENT_ENCODING_FLAG, properties.content_encoding, message.contentEncoding);
   set(AMQP_BASIC_CORRELATION_ID_FLAG, properties.correlation_id, message.correlationId);
   properties._flags |= AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_HEADERS_FLAG;
   properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
@@ -370,7 +371,13 @@ bool publishAndWait(Connection& connection, const Message& message, milliseconds
   while (since(start) < limit) {
     const auto incoming = connection.receive(limit - since(start));
     if (!incoming) continue;
-    if (std::holds_alternative<Returned>(*incoming)) returned = true;
+    if (const auto* blocked = std::get_if<Blocked>(&*incoming);
+        blocked != nullptr && blocked->now) {
+      throw PublishersBlocked("RabbitMQ blocks publishers (" + blocked->reason + ")");
+    }
+    if (const auto* back = std::get_if<Returned>(&*incoming)) {
+      returned |= back->messageId == message.messageId;
+    }
     const auto* confirm = std::get_if<Confirm>(&*incoming);
     if (confirm == nullptr || confirm->tag < tag) continue;
     return confirm->positive && !returned;

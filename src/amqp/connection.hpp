@@ -89,7 +89,8 @@ class Connection : public PublishChannel {
 };
 
 /// Publishes one message to an exchange or (empty exchange) a queue and waits for the broker's
-/// word. True when it was confirmed and routed. Throws BrokerError when that cannot be known.
+/// word. True when it was confirmed and routed. Throws BrokerError when that cannot be known, at
+/// once PublishersBlocked when the broker says so.
 bool publishAndWait(Connection& connection, const Message& message,
                     std::chrono::milliseconds limit);
 

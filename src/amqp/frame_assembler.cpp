@@ -2,37 +2,16 @@
 
 #include <pillion/error.hpp>
 
+#include "amqp/field_text.hpp"
 #include "amqp/reply.hpp"
 
 namespace pillion::amqp {
 namespace {
 
-std::optional<std::string> textValue(const amqp_field_value_t& value) {
-  switch (value.kind) {
-    case AMQP_FIELD_KIND_UTF8:
-    case AMQP_FIELD_KIND_BYTES:
-      return toText(value.value.bytes);
-    case AMQP_FIELD_KIND_BOOLEAN:
-      return value.value.boolean != 0 ? "true" : "false";
-    case AMQP_FIELD_KIND_I8:
-      return std::to_string(value.value.i8);
-    case AMQP_FIELD_KIND_I16:
-      return std::to_string(value.value.i16);
-    case AMQP_FIELD_KIND_I32:
-      return std::to_string(value.value.i32);
-    case AMQP_FIELD_KIND_I64:
-      return std::to_string(value.value.i64);
-    default:
-      return std::nullopt;  // tables, arrays, floats: not what Pillion or its users' events carry
-  }
-}
-
 void copyHeaders(Message& message, const amqp_table_t& table) {
   for (int i = 0; i < table.num_entries; ++i) {
     const amqp_table_entry_t& entry = table.entries[i];
-    if (auto value = textValue(entry.value)) {
-      message.headers.emplace_back(toText(entry.key), std::move(*value));
-    }
+    message.headers.emplace_back(toText(entry.key), textOf(entry.value));
   }
 }
 
@@ -42,6 +21,9 @@ void copyProperties(Message& message, const amqp_basic_properties_t& properties)
   if (has(AMQP_BASIC_TYPE_FLAG)) message.type = toText(properties.type);
   if (has(AMQP_BASIC_APP_ID_FLAG)) message.appId = toText(properties.app_id);
   if (has(AMQP_BASIC_CONTENT_TYPE_FLAG)) message.contentType = toText(properties.content_type);
+  if (has(AMQP_BASIC_CONTENT_ENCODING_FLAG)) {
+    message.contentEncoding = toText(properties.content_encoding);
+  }
   if (has(AMQP_BASIC_CORRELATION_ID_FLAG)) {
     message.correlationId = toText(properties.correlation_id);
   }
@@ -120,7 +102,12 @@ std::optional<Incoming> FrameAssembler::addHeader(const amqp_frame_t& frame) {
   bodyMissing_ = frame.payload.properties.body_size;
   if (building_ == Building::Delivery) {
     copyProperties(delivery_.message, *properties);
-    delivery_.message.body.reserve(bodyMissing_);
+    keepBody_ = bodyMissing_ <= EventLimits::kPayload;
+    if (keepBody_) {
+      delivery_.message.body.reserve(bodyMissing_);
+    } else {
+      delivery_.message.headers.emplace_back(kBodyMissingHeader, std::to_string(bodyMissing_));
+    }
   } else if ((properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0) {
     returned_.messageId = toText(properties->message_id);
   }
@@ -128,7 +115,7 @@ std::optional<Incoming> FrameAssembler::addHeader(const amqp_frame_t& frame) {
 }
 
 std::optional<Incoming> FrameAssembler::addBody(amqp_bytes_t fragment) {
-  if (building_ == Building::Delivery) {
+  if (building_ == Building::Delivery && keepBody_) {
     delivery_.message.body.append(static_cast<const char*>(fragment.bytes), fragment.len);
   }
   bodyMissing_ -= std::min<std::uint64_t>(bodyMissing_, fragment.len);

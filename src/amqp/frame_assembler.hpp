@@ -10,7 +10,8 @@ namespace pillion::amqp {
 
 /// Makes whole messages of frames: a method, for deliveries and returns followed by a header and as
 /// many body frames as it announces (AMQP 0-9-1, section 4.2.6). Copies all it keeps, since the
-/// library's memory is released after each frame.
+/// library's memory is released after each frame. Of a body that is larger than an event's may be
+/// it keeps nothing but the size (kBodyMissingHeader).
 class FrameAssembler {
  public:
   /// Something complete, or nothing yet. Throws BrokerError when the broker closed channel or
@@ -28,6 +29,8 @@ class FrameAssembler {
   Delivery delivery_;
   Returned returned_;
   std::uint64_t bodyMissing_ = 0;
+  bool keepBody_ =
+      true;  // the sender alone decides its size, so larger ones than an event's are not
 };
 
 }  // namespace pillion::amqp

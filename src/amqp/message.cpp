@@ -84,7 +84,7 @@ Event::Time timeOf(const Message& message) {
 
 void copyOwnHeaders(Event& event, const Message& message) {
   for (const auto& [name, value] : message.headers) {
-    if (!isReservedHeader(name)) event.setHeader(name, value);
+    if (!isReservedHeader(name) && !isOfTheWay(name)) event.setHeader(name, value);
   }
 }
 
@@ -94,14 +94,20 @@ bool isBoundedText(std::string_view text) {
 
 std::optional<Problem> problemOfHeaders(const Message& message) {
   std::size_t total = 0;
-  for (const auto& [name, value] : message.headers) {
-    total += name.size() + value.size() + kHeaderOverhead;
+  for (const auto& header : message.headers) {
+    if (!isOfTheWay(header.first)) total += sizeOf(header);
   }
-  // Beside the user's own, a message carries the event's attributes and what brokers add.
-  constexpr std::size_t kMost = EventLimits::kHeaders + (16U << 10);
-  if (total <= kMost) return std::nullopt;
+  if (total <= kMostHeaders) return std::nullopt;
   return Problem{"invalid-event", "headers of " + std::to_string(total) + " bytes; the limit is " +
-                                      std::to_string(kMost)};
+                                      std::to_string(kMostHeaders)};
+}
+
+std::optional<Problem> problemOfBody(const Message& message) {
+  const std::string* size = findHeader(message, kBodyMissingHeader);
+  if (size == nullptr) return std::nullopt;
+  return Problem{"invalid-event", "data of " + size->substr(0, 20) +
+                                      " bytes, which was not kept; " + "the limit is " +
+                                      std::to_string(EventLimits::kPayload)};
 }
 
 std::optional<Problem> problemOfJson(const std::string& body) {
@@ -124,6 +130,23 @@ const std::string* findHeader(const Message& message, std::string_view name) {
   return nullptr;
 }
 
+std::size_t sizeOf(const std::pair<std::string, std::string>& header) {
+  return header.first.size() + header.second.size() + kHeaderOverhead;
+}
+
+bool isOfTheWay(std::string_view header) {
+  // CC and BCC are the broker's too: it routes by them, and takes them as arrays only.
+  static constexpr std::array<std::string_view, 7> kNames{
+      "x-death", "x-delivery-count", "x-acquired-count",      "CC",
+      "BCC",     "x-received-from",  "pillion-outside-window"};
+  static constexpr std::array<std::string_view, 6> kBeginnings{
+      "x-first-death-", "x-last-death-", "x-opt-",
+      "x-stream-",      "pillion-dead-", "pillion-original-"};
+  return std::ranges::find(kNames, header) != kNames.end() ||
+         std::ranges::any_of(kBeginnings,
+                             [&](std::string_view begin) { return header.starts_with(begin); });
+}
+
 std::variant<Identity, Problem> identityOf(const Message& message) {
   const auto invalid = [](const char* detail) { return Problem{"invalid-event", detail}; };
   Identity identity;
@@ -143,6 +166,7 @@ std::variant<Identity, Problem> identityOf(const Message& message) {
   identity.key = attribute(message, "partitionkey");
   if (!isBoundedText(identity.key)) return invalid("its key is not UTF-8 of 1 to 255 bytes");
   if (auto problem = problemOfHeaders(message)) return *problem;
+  if (auto problem = problemOfBody(message)) return *problem;
   return identity;
 }
 

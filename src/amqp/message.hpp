@@ -39,6 +39,17 @@ namespace pillion::amqp {
 inline constexpr const char* kLaneHeader = "pillion-lane";
 inline constexpr int kLanes = 64;
 
+/// Size of a body that was received and not kept, since it is larger than an event's may be. What
+/// carries this header is no event, however often it is sent on.
+inline constexpr const char* kBodyMissingHeader = "pillion-body-missing";
+
+/// Headers of an event take at most so much: beside the user's own it carries its attributes.
+inline constexpr std::size_t kMostHeaders = EventLimits::kHeaders + (16U << 10);
+
+/// Does this header tell of a message's way (written by brokers, or with a dead letter) and not of
+/// the event? Such headers are not sent on, and none is part of an event.
+bool isOfTheWay(std::string_view header);
+
 /// A message as it is sent or was received. Delivery mode is always persistent when sent.
 struct Message {
   std::string routingKey;
@@ -46,6 +57,7 @@ struct Message {
   std::string type;
   std::string appId;
   std::string contentType;
+  std::string contentEncoding;  // no event has one; kept for those of others
   std::string correlationId;
   std::uint64_t timestamp = 0;  // seconds; 0 = none
   std::vector<std::pair<std::string, std::string>> headers;
@@ -87,6 +99,9 @@ std::variant<Identity, Problem> identityOf(const Message& message);
 
 /// The value of a header; null when there is none.
 const std::string* findHeader(const Message& message, std::string_view name);
+
+/// What a header takes on the wire.
+std::size_t sizeOf(const std::pair<std::string, std::string>& header);
 
 /// A received message as an event.
 std::variant<Event, Problem> eventFrom(const Message& message);

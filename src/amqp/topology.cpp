@@ -11,8 +11,8 @@ namespace {
 /// not use them up.
 constexpr std::int64_t kUnlimited = 1'000'000'000;
 
-QueueSpec deadLetterSpec(const ConsumerTopology& topology) {
-  return {.name = topology.deadLetterQueue(),
+QueueSpec deadLetterSpec(const std::string& name) {
+  return {.name = name,
           .exclusive = false,
           .textArguments = {{"x-queue-type", "quorum"}},
           .numberArguments = {{"x-delivery-limit", kUnlimited}}};
@@ -34,8 +34,8 @@ QueueSpec queueSpec(const ConsumerTopology& topology, const std::string& name) {
 }
 
 void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
-  const std::string byLane = topology.queue + ".partitions";
-  const std::string withoutLane = topology.queue + ".unkeyed";
+  const std::string byLane = topology.partitionExchange();
+  const std::string withoutLane = topology.unkeyedExchange();
   const auto queues = topology.queues();
   connection.declareExchange(withoutLane, "fanout", "");
   connection.declareExchange(byLane, "headers", withoutLane);
@@ -91,7 +91,7 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 
 void declare(Connection& connection, const ConsumerTopology& topology) {
   ensureExchange(connection, topology.exchange, true);
-  declareOrExplain(connection, deadLetterSpec(topology));
+  declareDeadLetterQueue(connection, topology.deadLetterQueue());
   for (const std::string& queue : topology.queues()) {
     declareOrExplain(connection, queueSpec(topology, queue));
   }
@@ -104,7 +104,17 @@ void declare(Connection& connection, const ConsumerTopology& topology) {
   }
 }
 
+void declareDeadLetterQueue(Connection& connection, const std::string& name) {
+  declareOrExplain(connection, deadLetterSpec(name));
+}
+
 void check(Connection& connection, const ConsumerTopology& topology) {
+  std::vector<std::string> exchanges{topology.exchange};
+  if (topology.partitions > 0) {
+    exchanges.push_back(topology.partitionExchange());
+    exchanges.push_back(topology.unkeyedExchange());
+  }
+  for (const std::string& exchange : exchanges) ensureExchange(connection, exchange, false);
   auto queues = topology.queues();
   queues.push_back(topology.deadLetterQueue());
   for (const std::string& queue : queues) {

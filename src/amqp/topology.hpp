@@ -22,6 +22,8 @@ struct ConsumerTopology {
   int partitions = 0;  // 0: not partitioned
 
   [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
+  [[nodiscard]] std::string partitionExchange() const { return queue + ".partitions"; }
+  [[nodiscard]] std::string unkeyedExchange() const { return queue + ".unkeyed"; }
   /// The queues that are consumed from.
   [[nodiscard]] std::vector<std::string> queues() const;
 };
@@ -34,7 +36,12 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 /// exists with other arguments.
 void declare(Connection& connection, const ConsumerTopology& topology);
 
-/// Only looks whether all is there; throws ConfigError naming what is not.
+/// `<queue>.dead`, by its own name.
+void declareDeadLetterQueue(Connection& connection, const std::string& name);
+
+/// Only looks whether exchanges and queues are there; throws ConfigError naming what is not. Types
+/// and arguments cannot be seen without the right to configure: AMQP compares them in a declaration
+/// that is not passive, and that needs it.
 void check(Connection& connection, const ConsumerTopology& topology);
 
 }  // namespace pillion::amqp

@@ -72,6 +72,29 @@ json summaryOf(const DeadLetter& letter) {
           {"bytes", letter.body.size()}};
 }
 
+/// Text for a terminal, on which control characters and broken UTF-8 could do what they like.
+/// `whole`: line ends and tabs stay, it is shown as a text.
+std::string printable(const std::string& text, bool whole = false) {
+  const bool utf8 = isUtf8Text(text);
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool kept = whole && (byte == '\n' || byte == '\t');
+    // U+0080 to U+009F, in two bytes, are control characters too.
+    const bool longControl = utf8 && byte == 0xC2 && i + 1 < text.size() &&
+                             static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (!kept && (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8) || longControl)) {
+      char escaped[5];
+      std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                    longControl ? static_cast<unsigned char>(text[++i]) : byte);
+      result += escaped;
+      continue;
+    }
+    result += text[i];
+  }
+  return result;
+}
+
 /// Whatever bytes a peer sent must not end the program.
 std::string dumped(const json& document) {
   return document.dump(2, ' ', false, json::error_handler_t::replace);
@@ -115,9 +138,9 @@ void list(Chosen& chosen) {
       letters.push_back(summaryOf(letter));
       return;
     }
-    std::printf("%-36s  %-24s  %-22s  %8d  %-27s  %.100s\n", letter.id.c_str(), letter.type.c_str(),
-                letter.reason.c_str(), letter.attempts, letter.lastAt.c_str(),
-                letter.error.c_str());
+    std::printf("%-36s  %-24s  %-22s  %8d  %-27s  %.100s\n", printable(letter.id).c_str(),
+                printable(letter.type).c_str(), printable(letter.reason).c_str(), letter.attempts,
+                printable(letter.lastAt).c_str(), printable(letter.error).c_str());
   });
   warnOfOthers(chosen, count);
   if (!chosen.json) return;
@@ -135,12 +158,12 @@ void show(Chosen& chosen) {
     for (const auto& [name, value] : letters.back().items()) {
       if (name == "headers" || name == "data") continue;
       const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-      std::printf("%-13s %s\n", name.c_str(), text.c_str());
+      std::printf("%-13s %s\n", name.c_str(), printable(text).c_str());
     }
     for (const auto& [name, value] : letter.headers) {
-      std::printf("header        %s: %s\n", name.c_str(), value.c_str());
+      std::printf("header        %s: %s\n", printable(name).c_str(), printable(value).c_str());
     }
-    std::printf("\n%s\n", bodyAsText(letter).c_str());
+    std::printf("\n%s\n", printable(bodyAsText(letter), /*whole=*/true).c_str());
   });
   warnOfOthers(chosen, count);
   if (chosen.json) std::printf("%s\n", dumped(letters).c_str());

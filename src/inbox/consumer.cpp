@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
@@ -25,6 +26,9 @@ constexpr std::size_t kQueueName = 250;
 constexpr std::size_t kPartitionedQueueName = 244;
 /// A query that was cancelled ends at once, and with it most handlers.
 constexpr std::chrono::milliseconds kAfterCancel{1'000};
+/// For the last acks and a good-bye to the broker, also when the workers took all the time there
+/// was.
+constexpr std::chrono::milliseconds kGoodBye{2'500};
 
 void require(bool holds, const std::string& problem) {
   if (!holds) throw ConfigError(problem);
@@ -98,6 +102,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
     inbox::Shared shared;
     std::vector<std::unique_ptr<inbox::Worker>> workers;
     inbox::Subscription subscription;
+    std::atomic<bool> brokerEnded{false};
   };
 
   std::mutex mutex;             // start and stop
@@ -106,48 +111,89 @@ struct EventConsumer::State : inbox::ConsumerParts,
   std::vector<std::jthread> workerThreads;
   std::jthread brokerThread;
 
+  /// Each thread owns what it uses: also the handlers, options and counters, in the state.
   void startThreads() {
     for (std::size_t i = 0; i < run->workers.size(); ++i) {
-      // The thread owns what it uses: also the handlers and options, in the state.
       workerThreads.emplace_back(
           [self = shared_from_this(), mine = run, i](const std::stop_token& stop) mutable {
             mine->workers[i]->serve(stop);
           });
     }
-    brokerThread = std::jthread([mine = run](const std::stop_token& stop) {
-      const std::stop_callback wakeUp(stop, [&mine] { mine->wake.signal(); });
-      mine->subscription.serve(stop);
-    });
-  }
-
-  [[nodiscard]] bool awaitWorkers(std::chrono::milliseconds limit) const {
-    const auto end = base::systemClock().boot() + limit;
-    while (!std::ranges::all_of(run->workers, [](const auto& one) { return one->ended(); })) {
-      if (base::systemClock().boot() > end) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return true;
+    brokerThread =
+        std::jthread([self = shared_from_this(), mine = run](const std::stop_token& stop) {
+          const std::stop_callback wakeUp(stop, [&mine] { mine->wake.signal(); });
+          mine->subscription.serve(stop);
+          mine->brokerEnded = true;
+        });
   }
 
   /// The workers first: the broker's thread still has to send the acks of what they finish.
-  void stopWorkers() {
+  void stopThreads() {
+    const auto end = base::systemClock().boot() + options.stopTimeout;
+    stopWorkers(end);
+    stopBroker(std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye));
+  }
+
+  void stopWorkers(base::Clock::Boot end) {
     for (auto& thread : workerThreads) thread.request_stop();
-    if (!awaitWorkers(options.stopTimeout)) {
+    const auto ended = [this] {
+      return std::ranges::all_of(run->workers, [](const auto& one) { return one->ended(); });
+    };
+    if (!await(end, ended)) {
       run->watch.abandon();
-      for (auto& worker : run->workers) worker->cancelQuery();
-      if (!awaitWorkers(kAfterCancel)) leaveBehind();
+      cancelQueries();
+      if (!await(base::systemClock().boot() + kAfterCancel, ended)) leaveWorkersBehind();
     }
     workerThreads.clear();  // joins those that are not left behind
   }
 
-  void leaveBehind() {
+  /// Without waiting: PostgreSQL's client waits for the answer to a cancel request, and a server
+  /// that hangs gives none.
+  void cancelQueries() {
+    for (std::size_t i = 0; i < run->workers.size(); ++i) {
+      if (run->workers[i]->ended()) continue;
+      std::thread([self = shared_from_this(), mine = run, i] {
+        mine->workers[i]->cancelQuery();
+      }).detach();
+    }
+  }
+
+  void leaveWorkersBehind() {
     for (std::size_t i = 0; i < workerThreads.size(); ++i) {
       if (!run->workers[i]->ended()) workerThreads[i].detach();
     }
-    const auto hanging = run->watch.oldest();
+    if (const auto hanging = run->watch.oldest()) {
+      logger()->error(
+          "consumer '{}' stops while a handler still runs: event {} ({}); it is delivered again",
+          topology.queue, hanging->eventId, hanging->type);
+      return;
+    }
     logger()->error(
-        "consumer '{}' stops while a handler still runs: event {} ({}); it is delivered again",
-        topology.queue, hanging ? hanging->eventId : "", hanging ? hanging->type : "");
+        "consumer '{}' stops while a worker still waits for a server; what it has in hand is "
+        "delivered again",
+        topology.queue);
+  }
+
+  /// A broker that hangs holds up a login, an ack or a good-bye; each of them gives up by itself,
+  /// but only after its own time.
+  void stopBroker(base::Clock::Boot end) {
+    brokerThread.request_stop();
+    if (await(end, [this] { return run->brokerEnded.load(); })) {
+      brokerThread.join();
+      return;
+    }
+    brokerThread.detach();
+    logger()->error("consumer '{}' stops without a good-bye, RabbitMQ does not answer",
+                    topology.queue);
+  }
+
+  template <typename Condition>
+  [[nodiscard]] static bool await(base::Clock::Boot end, Condition condition) {
+    while (!condition()) {
+      if (base::systemClock().boot() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return true;
   }
 };
 
@@ -207,9 +253,7 @@ void EventConsumer::stop() {
   State& state = *state_;
   const std::scoped_lock lock(state.mutex);
   if (!state.run) return;
-  state.stopWorkers();
-  state.brokerThread.request_stop();
-  state.brokerThread.join();
+  state.stopThreads();
   const std::scoped_lock looking(state.runMutex);
   state.run.reset();
 }

@@ -1,7 +1,11 @@
 #include <pillion/dead_letters.hpp>
 
+#include <spdlog/spdlog.h>
+#include <algorithm>
 #include <charconv>
+#include <nlohmann/json.hpp>
 #include <pillion/error.hpp>
+#include <pillion/log.hpp>
 
 #include "amqp/broker_check.hpp"
 #include "amqp/connection.hpp"
@@ -28,31 +32,82 @@ std::string firstNotEmpty(std::string a, std::string b) {
   return a.empty() ? std::move(b) : std::move(a);
 }
 
-/// The broker writes its reasons with an underscore.
-std::string brokersReason(const amqp::Message& message) {
-  std::string reason = headerOf(message, "x-first-death-reason");
-  for (char& c : reason) c = c == '_' ? '-' : c;
-  return reason;
+/// What the broker says of a message that it moved itself, in `x-death`, the latest first.
+/// Consumers take that header off, so a letter that has it is the broker's doing, and what its
+/// other headers say is what the sender wrote.
+struct BrokersWord {
+  std::string reason;
+  std::string queue;
+  std::string exchange;
+  std::string routingKey;
+};
+
+std::optional<BrokersWord> brokersWord(const amqp::Message& message) {
+  using nlohmann::json;
+  const std::string* header = amqp::findHeader(message, "x-death");
+  if (header == nullptr) return std::nullopt;
+  BrokersWord word;
+  const json deaths = json::parse(*header, nullptr, /*allow_exceptions=*/false);
+  if (!deaths.is_array() || deaths.empty() || !deaths[0].is_object()) return word;
+  const auto text = [&](const char* name) {
+    const auto found = deaths[0].find(name);
+    return found != deaths[0].end() && found->is_string() ? found->get<std::string>() : "";
+  };
+  word.reason = text("reason");
+  std::ranges::replace(word.reason, '_', '-');
+  word.queue = text("queue");
+  word.exchange = text("exchange");
+  const auto keys = deaths[0].find("routing-keys");
+  if (keys != deaths[0].end() && keys->is_array() && !keys->empty() && (*keys)[0].is_string()) {
+    word.routingKey = (*keys)[0];
+  }
+  return word;
 }
 
-DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
-  const amqp::Message& message = delivery.message;
-  DeadLetter letter;
-  letter.id = message.messageId;
-  letter.source = message.appId;
-  letter.key = headerOf(message, "cloudEvents_partitionkey");
-  letter.reason = headerOf(message, "pillion-dead-reason", brokersReason(message));
+/// A letter goes back to the consumer that it comes from, whatever its headers say: to the queue or
+/// to one of its partitions.
+bool isOneOf(const std::string& queue, const std::string& name) {
+  if (name == queue) return true;
+  if (!name.starts_with(queue + ".p")) return false;
+  const std::string number = name.substr(queue.size() + 2);
+  return !number.empty() && number.size() <= 2 &&
+         number.find_first_not_of("0123456789") == std::string::npos;
+}
+
+void tellByBroker(DeadLetter& letter, const amqp::Message& message, const BrokersWord& word) {
+  letter.reason = word.reason;
+  // Once redriven, it came from the queue's own name; where it was published first is told.
+  letter.exchange = headerOf(message, "pillion-original-exchange", word.exchange);
+  letter.routingKey = headerOf(message, "pillion-original-routing-key", word.routingKey);
+  letter.queue = word.queue;
+}
+
+void tellByHeaders(DeadLetter& letter, const amqp::Message& message) {
+  letter.reason = headerOf(message, "pillion-dead-reason");
   letter.error = headerOf(message, "pillion-dead-error");
   const std::string attempts = headerOf(message, "pillion-dead-attempts");
   std::from_chars(attempts.data(), attempts.data() + attempts.size(), letter.attempts);
   letter.lastAt = headerOf(message, "pillion-dead-at");
   letter.firstAt = headerOf(message, "pillion-dead-first-at", letter.lastAt);
-  letter.exchange =
-      headerOf(message, "pillion-dead-exchange", headerOf(message, "x-first-death-exchange"));
+  letter.exchange = headerOf(message, "pillion-dead-exchange");
   letter.routingKey = headerOf(message, "pillion-dead-routing-key", message.type);
-  letter.type = firstNotEmpty(message.type, letter.routingKey);
-  letter.queue = firstNotEmpty(headerOf(message, "pillion-dead-queue"),
-                               headerOf(message, "x-first-death-queue", queue));
+  letter.queue = headerOf(message, "pillion-dead-queue");
+}
+
+DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
+  const amqp::Message& message = delivery.message;
+  DeadLetter letter;
+  letter.id = firstNotEmpty(message.messageId, headerOf(message, "cloudEvents_id"));
+  letter.source = firstNotEmpty(message.appId, headerOf(message, "cloudEvents_source"));
+  letter.key = headerOf(message, "cloudEvents_partitionkey");
+  if (const auto word = brokersWord(message)) {
+    tellByBroker(letter, message, *word);
+  } else {
+    tellByHeaders(letter, message);
+  }
+  if (!isOneOf(queue, letter.queue)) letter.queue = queue;
+  letter.type = firstNotEmpty(message.type, headerOf(message, "cloudEvents_type"));
+  letter.type = firstNotEmpty(letter.type, letter.routingKey);
   letter.contentType = message.contentType;
   letter.headers = message.headers;
   letter.body = message.body;
@@ -79,13 +134,9 @@ bool matches(const DeadLetterFilter& filter, const DeadLetter& letter,
          (!filter.newerThan || *age < *filter.newerThan);
 }
 
-/// What is the broker's or ours comes off; where it was published first stays known.
+/// What was written on its way comes off; where it was published first stays known.
 amqp::Message redriven(const DeadLetter& letter, amqp::Message message, bool outsideWindow) {
-  std::erase_if(message.headers, [](const auto& header) {
-    return header.first.starts_with("x-") || header.first.starts_with("pillion-dead-") ||
-           header.first.starts_with("pillion-original-") ||
-           header.first == "pillion-outside-window";
-  });
+  std::erase_if(message.headers, [](const auto& header) { return amqp::isOfTheWay(header.first); });
   message.headers.emplace_back("pillion-original-exchange", letter.exchange);
   message.headers.emplace_back("pillion-original-routing-key", letter.routingKey);
   if (outsideWindow) message.headers.emplace_back("pillion-outside-window", "apply");
@@ -107,10 +158,13 @@ void putBack(amqp::Connection& connection, const std::string& queue, std::uint64
   }
 }
 
-/// Takes every letter of the queue once. `act` is called for those that are chosen, and says
-/// whether the letter is to be removed.
+enum class Fate { Stays, Removed, NotMeant };
+using Act = std::function<Fate(const DeadLetter&, const amqp::Delivery&)>;
+
+/// Takes every letter of the queue once. `act` is called for those that are chosen, and says what
+/// becomes of them.
 DeadLetterCount walk(const DeadLetterOptions& options, const DeadLetterFilter& filter,
-                     const std::function<bool(const DeadLetter&, const amqp::Delivery&)>& act) {
+                     const Act& act) {
   amqp::requireValid(options.broker);
   if (options.queue.empty())
     throw ConfigError("dead letters need the name of the consumer's queue");
@@ -130,7 +184,9 @@ DeadLetterCount walk(const DeadLetterOptions& options, const DeadLetterFilter& f
     ++count.seen;
     const DeadLetter letter = letterOf(*delivery, options.queue);
     if (!matches(filter, letter, delivery->message)) continue;
-    if (act(letter, *delivery)) {
+    const Fate fate = act(letter, *delivery);
+    if (fate == Fate::NotMeant) continue;
+    if (fate == Fate::Removed) {
       connection.ack(delivery->tag);
       ++removed;
     }
@@ -148,7 +204,7 @@ DeadLetterCount visitDeadLetters(const DeadLetterOptions& options, const DeadLet
                                  const std::function<void(const DeadLetter&)>& visit) {
   return walk(options, filter, [&](const DeadLetter& letter, const amqp::Delivery&) {
     visit(letter);
-    return false;
+    return Fate::Stays;
   });
 }
 
@@ -160,7 +216,13 @@ DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,
     publisher->selectConfirms("");
   }
   return walk(options, filter, [&](const DeadLetter& letter, const amqp::Delivery& delivery) {
-    if (options.dryRun) return false;
+    if (amqp::findHeader(delivery.message, amqp::kBodyMissingHeader) != nullptr) {
+      logger()->warn(
+          "dead letter '{}' stays where it is: its data is larger than an event's may be",
+          letter.id);
+      return Fate::NotMeant;
+    }
+    if (options.dryRun) return Fate::Stays;
     const auto copy = redriven(letter, delivery.message, options.outsideWindow);
     if (!amqp::publishAndWait(*publisher, copy, options.broker.stallTimeout)) {
       throw ConfigError("queue '" + letter.queue +
@@ -168,14 +230,15 @@ DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,
                         " stays where it is");
     }
     PILLION_FAILPOINT("dead.redriven");
-    return true;
+    return Fate::Removed;
   });
 }
 
 DeadLetterCount discardDeadLetters(const DeadLetterOptions& options,
                                    const DeadLetterFilter& filter) {
-  return walk(options, filter,
-              [&](const DeadLetter&, const amqp::Delivery&) { return !options.dryRun; });
+  return walk(options, filter, [&](const DeadLetter&, const amqp::Delivery&) {
+    return options.dryRun ? Fate::Stays : Fate::Removed;
+  });
 }
 
 }  // namespace pillion

@@ -5,7 +5,7 @@
 #include <pillion/event.hpp>
 #include <utility>
 
-#include "event/event_check.hpp"
+#include "amqp/topology.hpp"
 #include "event/timestamp.hpp"
 
 namespace pillion::inbox {
@@ -21,20 +21,19 @@ std::string shortened(std::string text, std::size_t limit) {
   return text;
 }
 
-/// The original with the reason beside it. Headers of the broker's own making are left behind: it
-/// writes them anew. A header table too large to be sent again is cut, since the message must not
-/// come back for ever.
+/// The original with the reason beside it. What was written on its way is left behind: it is
+/// written anew. Every event keeps all its headers; of a message that has more than an event may
+/// have those are left out that could not be sent again, since it must not come back for ever.
 amqp::Message deadLetter(const amqp::Delivery& delivery, const DeadLetterReason& reason,
                          const std::string& queue) {
   amqp::Message copy = delivery.message;
   std::size_t total = 0;
   std::erase_if(copy.headers, [&](const auto& header) {
-    if (header.first.starts_with("x-") || header.first.starts_with("pillion-dead-") ||
-        header.first.starts_with("pillion-original-") || header.first == "pillion-outside-window") {
-      return true;
-    }
-    total += header.first.size() + header.second.size() + kHeaderOverhead;
-    return total > EventLimits::kHeaders;
+    if (amqp::isOfTheWay(header.first)) return true;
+    const std::size_t size = amqp::sizeOf(header);
+    if (total + size > amqp::kMostHeaders) return true;
+    total += size;
+    return false;
   });
   const auto add = [&](const char* name, std::string value) {
     copy.headers.emplace_back(name, std::move(value));
@@ -64,10 +63,13 @@ DeadLetters::DeadLetters(const BrokerOptions& options, std::string queue)
     : options_(options), queue_(std::move(queue)) {}
 
 amqp::Connection& DeadLetters::connection() {
-  // An idle connection has kept no heartbeats, so the broker may have dropped it.
+  // An idle connection has kept no heartbeats, so the broker may have dropped it. Not one that is
+  // blocked: from that the broker expects none, and each new one would add to what it has to read
+  // when it reads again.
   const auto now = base::systemClock().boot();
-  if (connection_ && now - lastUse_ > options_.heartbeat) connection_.reset();
+  if (connection_ && !blocked_ && now - lastUse_ > options_.heartbeat) connection_.reset();
   if (!connection_) {
+    blocked_ = false;
     auto fresh = std::make_unique<amqp::Connection>(options_, "dead letters");
     fresh->selectConfirms("");
     connection_ = std::move(fresh);
@@ -78,14 +80,39 @@ amqp::Connection& DeadLetters::connection() {
 void DeadLetters::send(const amqp::Delivery& delivery, const DeadLetterReason& reason) {
   try {
     const auto copy = deadLetter(delivery, reason, queue_);
-    if (!amqp::publishAndWait(connection(), copy, options_.stallTimeout)) {
-      throw BrokerError("the dead-letter queue '" + queue_ + "' takes no message; does it exist?");
+    if (!publish(copy)) {
+      declareQueue();
+      if (!publish(copy)) {
+        throw BrokerError("the dead-letter queue '" + queue_ +
+                          "' takes no message; does it exist?");
+      }
     }
     lastUse_ = base::systemClock().boot();
+  } catch (const amqp::PublishersBlocked&) {
+    blocked_ = true;
+    throw;
   } catch (const Error&) {
     connection_.reset();
     throw;
   }
+}
+
+bool DeadLetters::publish(const amqp::Message& copy) {
+  amqp::Connection& broker = connection();
+  while (blocked_) {
+    const auto incoming = broker.receive(std::chrono::milliseconds(0));
+    if (!incoming) throw amqp::PublishersBlocked("RabbitMQ still blocks publishers");
+    if (const auto* blocked = std::get_if<amqp::Blocked>(&*incoming)) blocked_ = blocked->now;
+  }
+  return amqp::publishAndWait(broker, copy, options_.stallTimeout);
+}
+
+/// Somebody has deleted it since the consumer connected.
+void DeadLetters::declareQueue() {
+  if (!options_.declareTopology) return;
+  amqp::Connection broker(options_, "dead letters");
+  amqp::declareDeadLetterQueue(broker, queue_);
+  broker.close();
 }
 
 }  // namespace pillion::inbox

@@ -27,7 +27,10 @@ class DeadLetterSink {
 };
 
 /// Copies messages to `<queue>.dead`, confirmed by the broker before the original is acked. Has a
-/// connection of its own while it is used, since a blocked publisher must not hold up acks.
+/// connection of its own while it is used, since a blocked publisher must not hold up acks. While
+/// the broker blocks publishers, `send` fails at once: nobody is to wait for it with a transaction
+/// or a key in hand. What was sent when that began is written when it ends, and once more by
+/// whoever tries again: a second copy, of which at most one is ever applied.
 class DeadLetters : public DeadLetterSink {
  public:
   DeadLetters(const BrokerOptions& options, std::string queue);
@@ -36,11 +39,15 @@ class DeadLetters : public DeadLetterSink {
 
  private:
   amqp::Connection& connection();
+  /// False when no queue took it.
+  bool publish(const amqp::Message& copy);
+  void declareQueue();
 
   BrokerOptions options_;
   std::string queue_;
   std::unique_ptr<amqp::Connection> connection_;
   base::Clock::Boot lastUse_{0};
+  bool blocked_ = false;  // publishers are, as the broker said on this connection
 };
 
 }  // namespace pillion::inbox

@@ -18,6 +18,7 @@ std::string storedForm(const Job& job) {
                       {"type", message.type},
                       {"app_id", message.appId},
                       {"content_type", message.contentType},
+                      {"content_encoding", message.contentEncoding},
                       {"correlation_id", message.correlationId},
                       {"timestamp", message.timestamp},
                       {"headers", std::move(headers)},
@@ -39,6 +40,7 @@ Job jobFromStored(std::string_view bytes) {
     message.type = document.at("type");
     message.appId = document.at("app_id");
     message.contentType = document.at("content_type");
+    message.contentEncoding = document.value("content_encoding", "");  // older rows have none
     message.correlationId = document.at("correlation_id");
     message.timestamp = document.at("timestamp");
     for (const auto& header : document.at("headers")) {

@@ -97,9 +97,11 @@ void Subscription::pump(const std::stop_token& stop) {
     sendAcks();
     reportSlowHandlers();
   }
+  // Without cancelling the consumers first: a cancelled one keeps what it was sent, and where it
+  // was the single active one the next consumer gets what comes behind that at once. The end of the
+  // connection gives everything back before anybody else gets anything.
   sendAcks();
-  for (const std::string& queue : topology_.queues()) connection_->cancelConsumer(queue);
-  connection_->close();  // what was prefetched goes back to the queue
+  connection_->close();
   connection_.reset();
 }
 

@@ -3,9 +3,9 @@
 //
 //   consumer_process <service> [name=value …]
 //
-// prefetch, deliveryLimit, batch, workers, partitions: as in ConsumerOptions. fail: the number of
-// the events whose handler fails, `times` times (else always) in this process. attempts:
-// RetryPolicy.
+// prefetch, deliveryLimit, batch, workers, partitions, heartbeat (s): as in ConsumerOptions. fail:
+// the number of the events whose handler fails, `times` times (else always) in this process.
+// attempts: RetryPolicy.
 #include <pthread.h>
 #include <unistd.h>
 
@@ -39,6 +39,7 @@ pillion::ConsumerOptions optionsFrom(const Arguments& arguments) {
   pillion::ConsumerOptions options;
   options.broker.reconnectFirst = std::chrono::milliseconds(50);
   options.broker.reconnectMost = std::chrono::milliseconds(500);
+  options.broker.heartbeat = std::chrono::seconds(value("heartbeat", 10));
   options.prefetch = static_cast<std::uint16_t>(value("prefetch", 100));
   options.deliveryLimit = value("deliveryLimit", 100);
   options.batchEvents = value("batch", options.batchEvents);

@@ -2,7 +2,10 @@
 #define PILLION_TEST_MAIN
 #include <nlohmann/json.hpp>
 #include <pillion/dead_letters.hpp>
+#include <semaphore>
+#include <thread>
 
+#include "base/failpoint.hpp"
 #include "consumer_fixture.hpp"
 
 namespace pillion::test {
@@ -233,6 +236,212 @@ TEST_CASE("a letter that the broker moved after its delivery limit can be redriv
   ConsumerProcess next(world, "limited", "", {"deliveryLimit=1"});
   CHECK(eventually(20s, [&] { return world.journal() == 1; }));
   next.stop();
+}
+
+namespace {
+
+/// The consumer dies of this message until the broker moves it.
+void moveByBroker(const World& world, const std::string& service, const amqp::Message& message) {
+  const std::string queue = service + ".events";
+  auto options = world.consumerOptions();
+  options.deliveryLimit = 1;
+  {
+    const auto first = journalConsumer(options, service);
+    first->start();
+  }
+  send(world.exchange, std::vector<amqp::Message>{message});
+  for (int death = 0; death < 4 && Servers::mq().queueDepth(queue) > 0; ++death) {
+    ConsumerProcess victim(world, service, "delivery.claimed=kill@1", {"deliveryLimit=1"});
+    CHECK(eventually(
+        20s, [&] { return !victim.process().running() || Servers::mq().queueDepth(queue) == 0; }));
+  }
+  REQUIRE(eventually(20s, [&] { return Servers::mq().queueDepth(queue + ".dead") == 1; }));
+}
+
+}  // namespace
+
+TEST_CASE("a letter that the broker moved goes back to its own queue, whatever its headers say") {
+  const World world;
+  const World other;
+  declareOnly(other, "victim");
+  auto forged = messageOf(numberedEvents(1)[0]);
+  for (const char* name : {"pillion-dead-queue", "x-first-death-queue", "x-death"}) {
+    forged.headers.emplace_back(name, "victim.events");
+  }
+  forged.headers.emplace_back("pillion-dead-reason", "made-up");
+  moveByBroker(world, "forged", forged);
+  const auto letter = dead(world, "list", "forged", {"--json"}).json()["letters"][0];
+  CHECK(letter["reason"] == "delivery-limit");
+  CHECK(letter["queue"] == "forged.events");
+  CHECK(dead(world, "redrive", "forged", {"--all"}).status == 0);
+  CHECK(Servers::mq().queueDepth("victim.events") == 0);
+  auto options = world.consumerOptions();
+  options.deliveryLimit = 1;
+  const auto consumer = journalConsumer(options, "forged");
+  consumer->start();
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+}
+
+TEST_CASE("a letter that names another service's queue is redriven to its own") {
+  Scene scene("believing");
+  const World other;
+  declareOnly(other, "victim");
+  scene.consumer->stop();
+  amqp::Message letter = messageOf(numberedEvents(1)[0]);
+  letter.headers.emplace_back("pillion-dead-queue", "victim.events");
+  letter.routingKey = "believing.events.dead";
+  amqp::Connection forger(brokerOptions("unused"), "test");
+  forger.selectConfirms("");
+  REQUIRE(amqp::publishAndWait(forger, letter, 10s));
+  CHECK(dead(scene.world, "redrive", "believing", {"--all"}).status == 0);
+  CHECK(Servers::mq().queueDepth("victim.events") == 0);
+  CHECK(Servers::mq().queueDepth("believing.events") == 1);
+}
+
+TEST_CASE("a foreign event without a type keeps its routing key as type when the broker moved it") {
+  const World world;
+  auto foreign = messageOf(numberedEvents(1)[0]);
+  foreign.type.clear();
+  moveByBroker(world, "untyped", foreign);
+  const auto letter = dead(world, "list", "untyped", {"--json"}).json()["letters"][0];
+  CHECK(letter["type"] == "order.placed");
+  CHECK(letter["routing_key"] == "order.placed");
+  CHECK(letter["exchange"] == world.exchange);
+  CHECK(dead(world, "redrive", "untyped", {"--all"}).status == 0);
+  auto options = world.consumerOptions();
+  options.deliveryLimit = 1;
+  const auto consumer = EventConsumer::create("untyped", {"#"}, options);
+  consumer->onEvent("order.placed", [](const Event& e, Transaction& tx) { writeJournal(e, tx); });
+  consumer->start();
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  CHECK(consumer->stats().ignored == 0);
+}
+
+TEST_CASE("letters of a queue of its own name, of a subscription and of partitions are redriven") {
+  const World world;
+  std::atomic<bool> broken{true};
+  const auto start = [&](auto change) {
+    auto options = world.consumerOptions();
+    change(options);
+    auto consumer = EventConsumer::create("named", {"#"}, options);
+    consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+      if (broken) throw RejectEvent("broken");
+      writeJournal(event, tx);
+    });
+    consumer->start();
+    return consumer;
+  };
+  const auto own = start([](auto& options) { options.queue = "a-name-of-its-own"; });
+  const auto parted = start([](auto& options) {
+    options.subscription = "parted";
+    options.partitions = 3;
+  });
+  auto message = messageOf(numberedEvents(1)[0]);
+  message.headers.emplace_back(amqp::kLaneHeader, "4");
+  send(world.exchange, std::vector<amqp::Message>{message});
+  for (const std::string queue : {"a-name-of-its-own", "named.parted"}) {
+    CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(queue + ".dead") == 1; }));
+  }
+  const std::vector<std::string> subscription{"--subscription", "parted", "--json"};
+  CHECK(dead(world, "list", "named", subscription).json()["letters"][0]["queue"] ==
+        "named.parted.p1");
+  broken = false;
+  const auto redriven =
+      dead(world, "redrive", "", {"--queue", "a-name-of-its-own", "--all", "--json"}).json();
+  CHECK(redriven["redriven"] == 1);
+  CHECK(eventually(20s, [&] { return own->stats().applied == 1; }));
+  CHECK(dead(world, "redrive", "named", {"--subscription", "parted", "--all"}).status == 0);
+  CHECK(eventually(20s, [&] { return parted->stats().applied == 1; }));
+  CHECK(own->stats().delivered == 2);
+}
+
+TEST_CASE("control characters of a letter do not reach the terminal, its JSON is whole") {
+  Scene scene("dyed");
+  auto painted = messageOf(numberedEvents(1)[0]);
+  painted.messageId = "\x1b[31mred";
+  painted.type = "order\xc2\x9bplaced";
+  painted.headers.emplace_back("tint\x07", "\x1b[2J\x80");
+  painted.body = "{\"a\":\n\"\x1b[0m\"}";
+  send(scene.world.exchange, std::vector<amqp::Message>{painted});
+  REQUIRE(eventually(20s, [&] { return scene.letters() == 1; }));
+  const auto clean = [](const std::string& text) {
+    return text.find_first_of("\x1b\x07\x80") == std::string::npos &&
+           text.find("\xc2\x9b") == std::string::npos;
+  };
+  const auto listed = dead(scene.world, "list", "dyed", {}).text;
+  CHECK(clean(listed));
+  CHECK(listed.find("\\x1b[31mred") != std::string::npos);
+  const auto shown = dead(scene.world, "show", "dyed", {"--id", painted.messageId}).text;
+  CAPTURE(shown);
+  CHECK(clean(shown));
+  CHECK(shown.find("tint\\x07: \\x1b[2J\\x80") != std::string::npos);
+  CHECK(shown.find("{\"a\":\n\"\\x1b[0m\"}") != std::string::npos);
+  CHECK(dead(scene.world, "list", "dyed", {"--json"}).json()["letters"][0]["id"] ==
+        painted.messageId);
+}
+
+namespace {
+
+/// Ends the alarm also when a check throws.
+struct MemoryAlarm {
+  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
+  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
+  MemoryAlarm(const MemoryAlarm&) = delete;
+  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
+};
+
+}  // namespace
+
+TEST_CASE("while the broker blocks publishers a dead letter holds up no event of other keys") {
+  const World world;
+  const LogCapture log;
+  auto options = world.consumerOptions();
+  options.batchEvents = 1;
+  const auto consumer = EventConsumer::create("flooded", {"#"}, options);
+  std::binary_semaphore begun{0};
+  std::binary_semaphore proceed{0};
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    if (event.key() != "bad") return writeJournal(event, tx);
+    begun.release();
+    proceed.acquire();
+    throw RejectEvent("bad");
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "bad"));
+  begun.acquire();
+  send(world.exchange, numberedEvents(5, "good"));
+  {
+    const MemoryAlarm alarm;
+    proceed.release();
+    CHECK(eventually(10s, [&] { return world.journal() == 5; }));
+    CHECK(world.parked() == 1);
+    CHECK(log.count("RabbitMQ blocks publishers") == 1);
+  }
+  CHECK(eventually(10s, [&] { return Servers::mq().queueDepth("flooded.events.dead") >= 1; }));
+}
+
+TEST_CASE("a message that cannot be parked is copied twice at most, however long the alarm takes") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.broker.stallTimeout = 300ms;
+  const LogCapture log;
+  const auto consumer = journalConsumer(options, "siege");
+  consumer->start();
+  std::optional<MemoryAlarm> alarm;
+  {
+    base::failpoint::arm("delivery.received=delay(1000)@1");
+    auto invalid = messageOf(numberedEvents(1)[0]);
+    invalid.messageId = "no-uuid";
+    send(world.exchange, std::vector<amqp::Message>{invalid});
+    alarm.emplace();
+  }
+  REQUIRE(eventually(10s, [&] { return log.count("RabbitMQ blocks publishers") == 1; }));
+  std::this_thread::sleep_for(3s);  // time for many attempts
+  alarm.reset();
+  base::failpoint::disarm();
+  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
+  CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
+  CHECK(Servers::mq().queueDepth("siege.events.dead") <= 2);
 }
 
 TEST_CASE("an event outside of the window is applied only when its redrive says so") {

@@ -275,6 +275,25 @@ TEST_CASE("a user without the right to configure consumes when an operator owns 
   checkStartThrows<ConfigError>(options, {"refused.events", "declareTopology"});
 }
 
+TEST_CASE("what an operator has not made of the topology is named at the start") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.subscription = "partial";
+  options.partitions = 2;
+  {
+    const auto consumer = journalConsumer(options, "refused");
+    consumer->start();
+  }
+  options.broker.declareTopology = false;
+  journalConsumer(options, "refused")->start();
+  for (const std::string exchange :
+       {"refused.partial.unkeyed", "refused.partial.partitions", world.exchange.c_str()}) {
+    Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + exchange +
+                       "\">>), false, <<\"test\">>), ok");
+    checkStartThrows<ConfigError>(options, {"'" + exchange + "'", "declareTopology"});
+  }
+}
+
 TEST_CASE("a queue that exists with other settings is refused with what to do") {
   const World world;
   amqp::Connection connection(brokerOptions(world.exchange), "test");

@@ -236,22 +236,31 @@ TEST_CASE("a queue that is deleted while it is consumed from is declared again")
   CHECK(log.count("the queue was deleted") == 1);
 }
 
-TEST_CASE("a dead-letter queue that was deleted holds no event up for good") {
-  const World world;
-  const LogCapture log;
-  const auto consumer = EventConsumer::create("no-morgue", {"#"}, world.consumerOptions());
-  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
-    writeJournal(event, tx);
-    if (event.data().at("number") == 1) throw RejectEvent("not this one");
-  });
-  consumer->start();
-  Servers::mq().deleteQueue(consumer->queue() + ".dead");
-  send(world.exchange, numberedEvents(2));
-  CHECK(eventually(10s, [&] { return log.count("takes no message") == 1; }));
-  CHECK(world.journal() == 0);          // neither lost nor overtaken
-  Servers::mq().closeAllConnections();  // a reconnect declares what is missing
-  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
-  CHECK(readDeadLetters(consumer->queue(), 1).size() == 1);
+TEST_CASE(
+    "a dead-letter queue that was deleted is declared again, or waited for with an operator") {
+  for (const bool declares : {true, false}) {
+    const World world;
+    declareOnly(world, "no-morgue");
+    const LogCapture log;
+    auto options = world.consumerOptions();
+    options.broker.declareTopology = declares;
+    const auto consumer = EventConsumer::create("no-morgue", {"#"}, options);
+    consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+      writeJournal(event, tx);
+      if (event.data().at("number") == 1) throw RejectEvent("not this one");
+    });
+    consumer->start();
+    Servers::mq().deleteQueue(consumer->queue() + ".dead");
+    send(world.exchange, numberedEvents(2));
+    if (!declares) {
+      CHECK(eventually(10s, [&] { return log.count("takes no message") == 1; }));
+      CHECK(world.journal() == 0);  // neither lost nor overtaken
+      declareOnly(world, "no-morgue");
+    }
+    CHECK(eventually(declares ? 10s : 60s, [&] { return world.journal() == 1; }));
+    CHECK(log.count("takes no message") == (declares ? 0 : 1));
+    CHECK(readDeadLetters(consumer->queue(), 1).size() == 1);
+  }
 }
 
 TEST_CASE("connections that an operator closes are opened again") {

@@ -107,30 +107,100 @@ TEST_CASE("a return carries the id of the message and comes when its body is thr
   CHECK(std::get<Returned>(*incoming).replyCode == 312);
 }
 
-TEST_CASE("headers of text, numbers and booleans become texts, others are left out") {
+namespace {
+
+amqp_table_entry_t entryOf(const char* key, std::uint8_t kind) {
+  amqp_table_entry_t entry{};
+  entry.key = amqp_cstring_bytes(key);
+  entry.value.kind = kind;
+  return entry;
+}
+
+/// The headers of a delivery that came with these entries.
+std::vector<std::pair<std::string, std::string>> headersOfDelivery(
+    std::vector<amqp_table_entry_t> entries) {
   Frames frames;
   amqp_basic_deliver_t deliver{};
   frames.method(AMQP_BASIC_DELIVER_METHOD, &deliver);
-  amqp_table_entry_t entries[4]{};
-  entries[0].key = amqp_cstring_bytes("text");
-  entries[0].value.kind = AMQP_FIELD_KIND_UTF8;
-  entries[0].value.value.bytes = amqp_cstring_bytes("value");
-  entries[1].key = amqp_cstring_bytes("number");
-  entries[1].value.kind = AMQP_FIELD_KIND_I64;
-  entries[1].value.value.i64 = -5;
-  entries[2].key = amqp_cstring_bytes("flag");
-  entries[2].value.kind = AMQP_FIELD_KIND_BOOLEAN;
-  entries[2].value.value.boolean = 1;
-  entries[3].key = amqp_cstring_bytes("table");
-  entries[3].value.kind = AMQP_FIELD_KIND_TABLE;
   amqp_basic_properties_t properties{};
   properties._flags = AMQP_BASIC_HEADERS_FLAG;
-  properties.headers = {4, entries};
+  properties.headers = {static_cast<int>(entries.size()), entries.data()};
   const auto incoming = frames.header(properties, 0);
   REQUIRE(incoming);
-  using Headers = std::vector<std::pair<std::string, std::string>>;
-  CHECK(std::get<Delivery>(*incoming).message.headers ==
-        Headers{{"text", "value"}, {"number", "-5"}, {"flag", "true"}});
+  return std::get<Delivery>(*incoming).message.headers;
+}
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+}  // namespace
+
+TEST_CASE("headers of text, numbers and booleans become texts, tables and arrays become JSON") {
+  auto text = entryOf("text", AMQP_FIELD_KIND_UTF8);
+  text.value.value.bytes = amqp_cstring_bytes("value");
+  auto number = entryOf("number", AMQP_FIELD_KIND_I64);
+  number.value.value.i64 = -5;
+  auto flag = entryOf("flag", AMQP_FIELD_KIND_BOOLEAN);
+  flag.value.value.boolean = 1;
+  auto real = entryOf("real", AMQP_FIELD_KIND_F64);
+  real.value.value.f64 = 0.5;
+  auto nothing = entryOf("nothing", AMQP_FIELD_KIND_VOID);
+  auto odd = entryOf("odd", AMQP_FIELD_KIND_UTF8);
+  odd.value.value.bytes = amqp_cstring_bytes("\xff");
+  std::vector<amqp_field_value_t> items{text.value, odd.value};
+  auto array = entryOf("array", AMQP_FIELD_KIND_ARRAY);
+  array.value.value.array = {static_cast<int>(items.size()), items.data()};
+  std::vector<amqp_table_entry_t> members{array, number};
+  auto table = entryOf("table", AMQP_FIELD_KIND_TABLE);
+  table.value.value.table = {static_cast<int>(members.size()), members.data()};
+  CHECK(headersOfDelivery({text, number, flag, real, nothing, odd, table}) ==
+        Headers{{"text", "value"},
+                {"number", "-5"},
+                {"flag", "true"},
+                {"real", "0.5"},
+                {"nothing", "null"},
+                {"odd", "\xff"},
+                {"table", "{\"array\":[\"value\",\"\xef\xbf\xbd\"],\"number\":-5}"}});
+}
+
+TEST_CASE("a header that is nested without end is cut after some levels") {
+  std::vector<amqp_field_value_t> levels(20'000);
+  for (std::size_t i = 0; i < levels.size(); ++i) {
+    levels[i].kind = AMQP_FIELD_KIND_ARRAY;
+    levels[i].value.array = {i + 1 < levels.size() ? 1 : 0,
+                             i + 1 < levels.size() ? &levels[i + 1] : nullptr};
+  }
+  auto entry = entryOf("deep", AMQP_FIELD_KIND_ARRAY);
+  entry.value = levels[0];
+  CHECK(headersOfDelivery({entry}) == Headers{{"deep", "[[[[[[[[null]]]]]]]]"}});
+}
+
+TEST_CASE("of a body larger than an event's may be only the size is kept, and the next is whole") {
+  Frames frames;
+  amqp_basic_deliver_t deliver{};
+  constexpr std::size_t kTooLarge = pillion::EventLimits::kPayload + 1;
+  const std::string half(kTooLarge / 2, 'x');
+  frames.method(AMQP_BASIC_DELIVER_METHOD, &deliver);
+  const std::string id = "0197f22e-79b0-7cc3-98c4-dc0c0c07398f";
+  CHECK_FALSE(frames.header(withMessageId(id), kTooLarge));
+  CHECK_FALSE(frames.body(half));
+  const auto large = frames.body(half + "x");
+  REQUIRE(large);
+  Message message = std::get<Delivery>(*large).message;
+  CHECK(message.body.empty());
+  CHECK(message.body.capacity() < 1'000);
+  message.type = "type";
+  message.appId = "source";
+  const auto identity = identityOf(message);
+  REQUIRE(std::holds_alternative<Problem>(identity));
+  CHECK(std::get<Problem>(identity).reason == "invalid-event");
+  CHECK(std::get<Problem>(identity).detail.find("data of 16777217 bytes") != std::string::npos);
+
+  frames.method(AMQP_BASIC_DELIVER_METHOD, &deliver);
+  CHECK_FALSE(frames.header(withMessageId(id), 3));
+  const auto small = frames.body("abc");
+  REQUIRE(small);
+  CHECK(std::get<Delivery>(*small).message.body == "abc");
+  CHECK(std::get<Delivery>(*small).message.headers.empty());
 }
 
 TEST_CASE("acks and nacks keep tag and multiple") {

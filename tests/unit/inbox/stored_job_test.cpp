@@ -17,6 +17,7 @@ TEST_CASE("a delivery comes back from its stored form as it was, bytes that are 
   message.type = "order.placed";
   message.appId = "order-service";
   message.contentType = "application/octet-stream";
+  message.contentEncoding = "gzip";
   message.correlationId = "correlation";
   message.timestamp = 1'700'000'000;
   message.headers = {{"tenant", "acme"}, {"odd", std::string("\xff\x00\x01", 3)}, {"tenant", "b"}};
@@ -29,6 +30,7 @@ TEST_CASE("a delivery comes back from its stored form as it was, bytes that are 
   CHECK(back.delivery.message.type == message.type);
   CHECK(back.delivery.message.appId == message.appId);
   CHECK(back.delivery.message.contentType == message.contentType);
+  CHECK(back.delivery.message.contentEncoding == message.contentEncoding);
   CHECK(back.delivery.message.correlationId == message.correlationId);
   CHECK(back.delivery.message.timestamp == message.timestamp);
   CHECK(back.delivery.message.headers == message.headers);
