@@ -145,3 +145,31 @@ begin
   execute format('truncate only %I', name);
   return 'truncated';
 end $$;
+
+-- As before (0003), and: no CC and BCC, by which RabbitMQ routes and which it wants to be lists.
+create or replace function check_event_headers(headers jsonb) returns void language plpgsql as $$
+declare
+  header record;
+  total bigint := 0;
+begin
+  if headers is null then return; end if;
+  if jsonb_typeof(headers) <> 'object' then
+    perform refuse_event('headers', 'is no JSON object of names and texts');
+  end if;
+  for header in select h.key as name, h.value from jsonb_each(headers) h loop
+    if header.name = '' then perform refuse_event('headers', 'has a header without a name'); end if;
+    perform check_event_text('headers (a name)', header.name, 1, 255);
+    if header.name ~ '^(x-|cloudEvents|pillion-)' or header.name in ('traceparent', 'tracestate', 'CC', 'BCC') then
+      perform refuse_event('headers', format(
+        'has the header ''%s'', a name that AMQP, CloudEvents or Pillion uses', header.name));
+    end if;
+    if jsonb_typeof(header.value) <> 'string' then
+      perform refuse_event('headers', format('has the header ''%s'', whose value is no text', header.name));
+    end if;
+    total := total + 6 + octet_length(convert_to(header.name, 'UTF8'))
+                   + octet_length(convert_to(header.value #>> '{}', 'UTF8'));
+  end loop;
+  if total > 65536 then
+    perform refuse_event('headers', format('is %s bytes long; the limit is 65536 bytes', total));
+  end if;
+end $$;

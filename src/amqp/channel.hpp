@@ -76,7 +76,7 @@ class PublishChannel {
 
   /// The next thing the broker said, or nothing after `wait`, or sooner when the owner's wake event
   /// is raised. Also keeps heartbeats, so call it at least every quarter of the heartbeat.
-  virtual std::optional<Incoming> receive(std::chrono::milliseconds wait) = 0;
+  virtual std::optional<Incoming> receive(std::chrono::microseconds wait) = 0;
 };
 
 }  // namespace pillion::amqp

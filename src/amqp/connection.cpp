@@ -152,10 +152,12 @@ struct Connection::Library {
   }
 
   /// Waits for bytes or the wake event; true when woken.
-  bool waitForInput(milliseconds limit) const {
+  bool waitForInput(std::chrono::nanoseconds limit) const {
     std::array<pollfd, 2> fds{pollfd{amqp_get_sockfd(get()), POLLIN, 0},
                               pollfd{wake != nullptr ? wake->fd() : -1, POLLIN, 0}};
-    ::poll(fds.data(), fds.size(), static_cast<int>(limit.count()));
+    const auto whole = std::chrono::floor<std::chrono::seconds>(limit);
+    const timespec time{whole.count(), (limit - whole).count()};
+    ::ppoll(fds.data(), fds.size(), &time, nullptr);
     return (fds[1].revents & POLLIN) != 0;
   }
 };
@@ -350,7 +352,7 @@ void Connection::cancelConsumer(const std::string& queue) {
                   "cancelling the consumer");
 }
 
-std::optional<Incoming> Connection::receive(milliseconds wait) {
+std::optional<Incoming> Connection::receive(std::chrono::microseconds wait) {
   const auto start = base::systemClock().boot();
   const milliseconds slice =
       std::chrono::duration_cast<milliseconds>(library_->options.heartbeat) / 4;
@@ -358,9 +360,11 @@ std::optional<Incoming> Connection::receive(milliseconds wait) {
     for (bool any = true; any;) {
       if (auto incoming = library_->readFrame(any)) return incoming;
     }
-    const milliseconds left = wait - since(start);
-    if (left <= milliseconds(0)) return std::nullopt;
-    if (library_->waitForInput(std::min(left, slice))) return std::nullopt;
+    const std::chrono::nanoseconds left = wait - (base::systemClock().boot() - start);
+    if (left.count() <= 0) return std::nullopt;
+    if (library_->waitForInput(std::min<std::chrono::nanoseconds>(left, slice))) {
+      return std::nullopt;
+    }
   }
 }
 

@@ -78,7 +78,7 @@ class Connection : public PublishChannel {
   /// Gives the consumer up without waiting; deliveries on their way still come.
   void cancelConsumer(const std::string& queue);
 
-  std::optional<Incoming> receive(std::chrono::milliseconds wait) override;
+  std::optional<Incoming> receive(std::chrono::microseconds wait) override;
 
   /// Closes in good order, within two seconds. The destructor alone drops the connection.
   void close() noexcept;

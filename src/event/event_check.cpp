@@ -177,7 +177,8 @@ bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape) {
 
 bool isReservedHeader(std::string_view name) {
   return name.starts_with("x-") || name.starts_with("cloudEvents") ||
-         name.starts_with("pillion-") || name == "traceparent" || name == "tracestate";
+         name.starts_with("pillion-") || name == "traceparent" || name == "tracestate" ||
+         name == "CC" || name == "BCC";  // RabbitMQ routes by these, and wants lists
 }
 
 bool isUtf8Text(std::string_view text) {

@@ -8,7 +8,8 @@
 namespace pillion::relay {
 
 /// When to look at the outbox again: at once while there is more, at the first interval while
-/// events flowed lately, then less and less often.
+/// events flowed lately (half of it when they come so fast that few looks are in vain), then less
+/// and less often.
 class PollPace {
  public:
   using Boot = base::Clock::Boot;
@@ -17,8 +18,9 @@ class PollPace {
       : first_(first), most_(std::max(first, most)), interval_(first) {}
 
   void foundEvents(Boot now, bool more) {
+    gap_ = (3 * gap_ + std::min(now - lastFound_, kFlowing)) / 4;
     lastFound_ = now;
-    interval_ = first_;
+    interval_ = std::clamp(gap_ / 4, first_ / 2, first_);
     next_ = more ? now : now + interval_;
   }
 
@@ -35,12 +37,13 @@ class PollPace {
   [[nodiscard]] Boot next() const { return next_; }
 
  private:
-  static constexpr std::chrono::milliseconds kFlowing{100};
+  static constexpr Boot kFlowing = std::chrono::milliseconds(100);
 
   Boot first_;
   Boot most_;
   Boot interval_;
   Boot lastFound_{0};
+  Boot gap_ = kFlowing;  // between finds, on average
   Boot next_{0};
 };
 

@@ -254,7 +254,7 @@ bool Turn::fetchParked(Boot now) {
   return any;
 }
 
-milliseconds Turn::idleTime() const {
+std::chrono::microseconds Turn::idleTime() const {
   const Boot now = clock_.boot();
   Boot until = now + kLongWait;
   const bool canSend = !blocked_ && pipeline_.hasReady() && windowHasRoom();
@@ -268,7 +268,7 @@ milliseconds Turn::idleTime() const {
   if (pipeline_.confirmedMoved())
     until = std::min(until, lastCheckpoint_ + options_.checkpointEvery);
   if (until <= now) return milliseconds(0);
-  return std::chrono::ceil<milliseconds>(until - now);
+  return std::chrono::ceil<std::chrono::microseconds>(until - now);
 }
 
 bool Turn::windowHasRoom() const {

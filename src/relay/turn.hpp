@@ -99,7 +99,7 @@ class Turn {
   bool hasRoomForPage() const;
   void sleepOrWake(Boot now, bool found);
   void chooseLanesToGive();
-  std::chrono::milliseconds idleTime() const;
+  std::chrono::microseconds idleTime() const;
   /// For the next ready event; needs one.
   bool windowHasRoom() const;
   ItemPtr itemToSend(Row&& row);

@@ -177,8 +177,9 @@ TEST_CASE("bytes that are said to be JSON must be JSON of at most 256 levels") {
 }
 
 TEST_CASE("header names that the broker, CloudEvents or Pillion use are refused") {
-  for (const std::string name : {"x-", "x-death", "cloudEvents_id", "cloudEvents:id", "cloudEvents",
-                                 "pillion-causation-id", "traceparent", "tracestate"}) {
+  for (const std::string name :
+       {"x-", "x-death", "cloudEvents_id", "cloudEvents:id", "cloudEvents", "pillion-causation-id",
+        "traceparent", "tracestate", "CC", "BCC"}) {
     CAPTURE(name);
     CHECK(isReservedHeader(name));
     CHECK(fieldRefused(valid().setHeader(name, "v")) == "headers");

@@ -59,3 +59,16 @@ TEST_CASE("a most below the first is the first") {
   pace.foundNothing(10s);
   CHECK(pace.next() == 10s + 20ms);
 }
+
+TEST_CASE(
+    "while events come fast, the outbox is looked at twice as often, and no more than needed") {
+  PollPace pace(2ms, 20ms);
+  Boot now = 10s;
+  for (int i = 0; i < 30; ++i) pace.foundEvents(now += 3ms, false);
+  CHECK(pace.next() - now == 1ms);
+  for (int i = 0; i < 30; ++i) pace.foundEvents(now += 6ms, false);
+  CHECK(pace.next() - now > 1'400us);
+  CHECK(pace.next() - now < 1'600us);
+  for (int i = 0; i < 30; ++i) pace.foundEvents(now += 50ms, false);
+  CHECK(pace.next() - now == 2ms);
+}

@@ -55,7 +55,7 @@ class FakeChannel : public amqp::PublishChannel {
   void beginBurst() override { requireOpen(); }
   void endBurst() override { requireOpen(); }
 
-  std::optional<amqp::Incoming> receive(std::chrono::milliseconds wait) override {
+  std::optional<amqp::Incoming> receive(std::chrono::microseconds wait) override {
     requireOpen();
     if (incoming_.empty()) {
       clock_->advance(wait);
