@@ -22,6 +22,14 @@ create function lane_of(lane smallint, key text, id bigint) returns smallint lan
 alter table relay add column suspect_id bigint;
 alter table lane drop column suspect_id;
 
+-- What relays had noted when they ended. An event is to blame when two did over it: killing relays by
+-- chance does not hit the same one twice.
+create table suspect (
+  id       bigint      primary key,  -- the outbox id
+  deaths   int         not null,
+  noted_at timestamptz not null default clock_timestamp()
+);
+
 -- What lane admission asks for; the rest of parked may be millions.
 create index parked_held on parked (key, id) where reason = 'held';
 create index parked_suspect on parked (id) where reason = 'suspect';

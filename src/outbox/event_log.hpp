@@ -65,6 +65,9 @@ struct Checkpoint {
 /// From so many relays on that ended in a row without having moved a lane's cursor, one of its
 /// events is suspected.
 inline constexpr int kCrashesToSuspect = 3;
+/// So many of those that note what they do must end over one event before it is parked: one may
+/// have been killed by chance.
+inline constexpr int kDeathsToBlame = 2;
 
 /// What a look at the other relays led to.
 struct Balance {
@@ -72,7 +75,7 @@ struct Balance {
   int surplus = 0;       // so many should be given to others
   int crashes = 0;       // so many relays in a row ended without having moved one of the taken
   Lanes endangered = 0;  // those of the taken where they were enough to suspect an event
-  std::set<std::int64_t> suspects;  // what was about to be sent there, each time
+  std::set<std::int64_t> suspects;  // events over which relays have ended
 };
 
 /// Which parked events hold their key: those of some types, or all.

@@ -133,18 +133,23 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
   // The row lock orders this against a renewal on its way: either that comes first and the row is
   // not expired any more, or it finds itself fenced.
   tx.exec(inSchema(
-      std::string("update {schema}.relay r set fenced = true where not fenced and ") + kGone,
+      std::string(
+          "with ended as (update {schema}.relay r set fenced = true where not fenced and ") +
+          kGone +
+          " returning suspect_id) insert into {schema}.suspect as s (id, deaths) select suspect_id,"
+          " count(*) from ended where suspect_id is not null group by suspect_id on conflict (id)"
+          " do update set deaths = s.deaths + excluded.deaths",
       schema));
   const auto taken = execute(
       tx,
-      statement("with free as (select x.lane, r.suspect_id from {schema}.lane x left join"
+      statement("with free as (select x.lane from {schema}.lane x left join"
                 " {schema}.relay r on r.token = x.token where (r.token is null or r.fenced) and"
                 " exists (select from {schema}.relay m where m.token = $1::text::bigint and not"
                 " m.fenced) order by x.lane limit $2::text::bigint for update of x skip locked)"
                 " update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
                 " case when l.token is null or l.token = $3::text::bigint then 0 else 1 end"
                 " from free where l.lane = free.lane returning l.lane, done::text, target::text,"
-                " last_id, floor_id, crashes, suspect_id",
+                " last_id, floor_id, crashes",
                 schema),
       {std::to_string(token), std::to_string(limit), std::to_string(former)});
   tx.exec(
@@ -156,10 +161,21 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
     const int crashes = static_cast<int>(integerOf(row[5]));
     balance.taken.add({{position}});
     balance.crashes = std::max(balance.crashes, crashes);
-    if (crashes < kCrashesToSuspect) continue;
-    balance.endangered |= position.lanes;
-    if (!row[6].is_null()) balance.suspects.insert(integerOf(row[6]));
+    if (crashes >= kCrashesToSuspect) balance.endangered |= position.lanes;
   }
+}
+
+std::vector<std::int64_t> readBlamed(pqxx::transaction_base& tx, const std::string& schema) {
+  std::vector<std::int64_t> ids;
+  const auto rows = execute(
+      tx, statement("select id from {schema}.suspect where deaths >= $1::text::int", schema),
+      {std::to_string(kDeathsToBlame)});
+  for (const auto& row : rows) ids.push_back(integerOf(row[0]));
+  tx.exec(
+      statement("delete from {schema}.suspect where noted_at < clock_timestamp() - interval"
+                " '1 day'",
+                schema));
+  return ids;
 }
 
 void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,

@@ -52,6 +52,9 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
 void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                std::int64_t former, int limit, Balance& balance);
 
+/// The events over which enough relays have ended, of all lanes.
+std::vector<std::int64_t> readBlamed(pqxx::transaction_base& tx, const std::string& schema);
+
 /// Notes what a relay is about to send, for whoever takes its lanes over.
 void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                   std::optional<std::int64_t> id);

@@ -92,6 +92,7 @@ Balance PostgresEventLog::balance() {
       takeLanes(tx, schema_, token_, options_.formerToken, wanted, balance);
     }
     if (balance.endangered != 0) {
+      for (const auto id : readBlamed(tx, schema_)) balance.suspects.insert(id);
       for (const auto id : readSuspects(tx, schema_, balance.endangered)) {
         balance.suspects.insert(id);
       }

@@ -15,6 +15,9 @@
 namespace pillion::outbox {
 namespace {
 
+// libpqxx 7.10 deprecates it, and 6.4 has nothing else.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 class Receiver : public pqxx::notification_receiver {
  public:
   Receiver(pqxx::connection& connection, const std::string& channel, base::WakeEvent& wake)
@@ -24,6 +27,7 @@ class Receiver : public pqxx::notification_receiver {
  private:
   base::WakeEvent& wake_;
 };
+#pragma GCC diagnostic pop
 
 void waitBeforeRetry(const std::stop_token& stop) {
   std::mutex mutex;

@@ -10,8 +10,8 @@ namespace pillion::relay {
 
 /// Finds the event over which relays end. Lanes whose relays ended again and again without getting
 /// any further are *endangered*: until their cursor has moved, the relay that holds them handles
-/// their events, and all others, one by one, and notes each before it does. What was noted when it
-/// ended all the same is a suspect, of which no relay makes another attempt.
+/// their events, and all others, one by one, and notes each before it does. What two of them had
+/// noted when they ended all the same is a suspect, of which no relay makes another attempt.
 class Suspicion {
  public:
   explicit Suspicion(outbox::EventLog& log) : log_(log) {}

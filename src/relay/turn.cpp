@@ -202,7 +202,7 @@ ItemPtr Turn::itemToSend(Row&& row) {
       amqp::Message::Attributes{.time = row.time, .key = row.key, .expiresAt = ""});
   if (suspicion_.isSuspect(row.id)) {
     logger()->error("event {} is parked: relays have ended while they handled it", stub.id);
-    park(stub, "suspect", outbox::kCrashesToSuspect);
+    park(stub, "suspect", outbox::kCrashesToSuspect + outbox::kDeathsToBlame);
     return nullptr;
   }
   suspicion_.note(row.id);
