@@ -122,7 +122,9 @@ TEST_CASE("data larger than an event's may be dies with its size, and is not kep
 
 TEST_CASE("headers that are no texts, or nested without end, neither harm nor get lost") {
   const World world;
-  const auto consumer = EventConsumer::create("nested", {"#"}, world.consumerOptions());
+  auto options = world.consumerOptions();
+  options.deliveryLimit = 3;
+  const auto consumer = EventConsumer::create("nested", {"#"}, options);
   std::atomic<bool> broken{false};
   consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
     if (broken) throw RejectEvent("broken");
@@ -145,9 +147,15 @@ TEST_CASE("headers that are no texts, or nested without end, neither harm nor ge
   auto copies = entryOf("CC", AMQP_FIELD_KIND_ARRAY);  // brokers route by it, and take arrays only
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {deep});
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {table, number, copies});
-  CHECK(eventually(20s, [&] { return world.journal() == 2; }));
-  CHECK(world.database.query("select note from journal order by position desc limit 1") ==
-        "{\"number\":2.5}");
+  CHECK(eventually(60s, [&] {
+    return world.database.query("select coalesce(max(note), '') from journal") ==
+           "{\"number\":2.5}";
+  }));
+  // rabbitmq-c 0.11 reads the deep one; 0.15 does not, and the broker takes it away in the end.
+  const std::string dead = consumer->queue() + ".dead";
+  CHECK(
+      eventually(60s, [&] { return world.journal() == 2 || Servers::mq().queueDepth(dead) == 1; }));
+  Servers::mq().ctl({"purge_queue", dead});
 
   broken = true;
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {table, number, copies});
