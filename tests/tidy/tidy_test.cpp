@@ -193,6 +193,9 @@ TEST_CASE("a table's SQL is in the file that owns the table") {
       {"outbox_id_seq", {"src/outbox/outbox_table.cpp"}},
       {"outbox_", {"src/outbox/outbox_table.cpp"}},  // and a number: a part of the ring
       {"suspect", {"src/outbox/lane_table.cpp"}},
+      {"server_state", {"src/outbox/lane_table.cpp"}},
+      {"is_published", {"src/outbox/outbox_table.cpp"}},
+      {"lane_of", {"src/outbox/outbox_table.cpp", "src/outbox/parked_table.cpp"}},
       {"fetch_live", {"src/outbox/outbox_table.cpp"}},
       {"fetch_page", {"src/outbox/outbox_table.cpp"}},
       {"lowest_late_id", {"src/outbox/outbox_table.cpp"}},
