@@ -103,9 +103,8 @@ struct ConsumerOptions {
 
   /// `stop()` returns within this and three seconds, also when a server hangs. A handler that still
   /// runs then is left behind: its query is cancelled, its transaction rolled back when it returns,
-  /// and its event delivered again, which
-  /// counts as no attempt. Left behind, too, is a thread that waits for a server: it ends by itself
-  /// when that answers, or gives up by its own limit.
+  /// and its event delivered again, which counts as no attempt. Left behind, too, is a thread that
+  /// waits for a server: it ends by itself when that answers, or gives up by its own limit.
   std::chrono::milliseconds stopTimeout{30'000};
 };
 

@@ -119,7 +119,7 @@ struct RelayStats {
 /// paused or cut off after its lease. A second relay adds safety; one alone saturates a broker.
 ///
 /// An event that cannot be published (no queue takes it, the broker refuses it, no message can be
-/// made of it, or relays end over it three times in a row) is parked in the database and holds up
+/// made of it, or relays end over it again and again) is parked in the database and holds up
 /// no other. A server that is away is no such failure: nothing is parked, the relay waits and says
 /// why.
 ///

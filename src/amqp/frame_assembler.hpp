@@ -29,8 +29,7 @@ class FrameAssembler {
   Delivery delivery_;
   Returned returned_;
   std::uint64_t bodyMissing_ = 0;
-  bool keepBody_ =
-      true;  // the sender alone decides its size, so larger ones than an event's are not
+  bool keepBody_ = true;  // the sender decides its size: one larger than an event's is not kept
 };
 
 }  // namespace pillion::amqp
