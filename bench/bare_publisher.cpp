@@ -76,7 +76,8 @@ double publishBare(const std::string& host, int port, const std::string& exchang
                      header("cloudEvents_type", "bench.created"),
                      header("cloudEvents_source", "bench"),
                      header("cloudEvents_time", "2026-01-01T00:00:00.000000Z"),
-                     header("cloudEvents_partitionkey", "key-1234")};
+                     header("cloudEvents_partitionkey", "key-1234"),
+                     header("pillion-lane", "12")};
   amqp_basic_properties_t properties{};
   properties._flags = AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG | AMQP_BASIC_APP_ID_FLAG |
                       AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_DELIVERY_MODE_FLAG |

@@ -50,11 +50,15 @@ void fillOutbox(const BenchServers& servers, const std::string& database, long e
   for (long from = 0; from < events; from += kStep) {
     servers.postgres.execute(
         database,
-        "insert into pillion.outbox (event_id, type, source, key, time, content_type, payload)"
-        " select gen_random_uuid(), 'bench.created', 'bench', 'key-' || (g % 10000), now(),"
-        " 'application/json', convert_to('" +
-            payload() + "', 'UTF8') from generate_series(" + std::to_string(from) + ", " +
-            std::to_string(std::min(events, from + kStep) - 1) + ") g");
+        // As the publishers write it.
+        "insert into pillion.outbox (lane, event_id, type, source, key, time, content_type,"
+        " payload) select (hashtextextended(key, 0) & 63)::smallint, gen_random_uuid(),"
+        " 'bench.created', 'bench', key, now(), 'application/json', convert_to('" +
+            payload() +
+            "', 'UTF8') from (select 'key-' || (g % 10000) as key from"
+            " generate_series(" +
+            std::to_string(from) + ", " + std::to_string(std::min(events, from + kStep) - 1) +
+            ") g) keys");
   }
   servers.postgres.execute(database, "checkpoint");
 }

@@ -353,14 +353,17 @@ void Connection::cancelConsumer(const std::string& queue) {
 }
 
 std::optional<Incoming> Connection::receive(std::chrono::microseconds wait) {
-  const auto start = base::systemClock().boot();
   const milliseconds slice =
       std::chrono::duration_cast<milliseconds>(library_->options.heartbeat) / 4;
+  std::optional<base::Clock::Boot> until;  // most calls find a frame at once, and need no clock
   for (;;) {
     for (bool any = true; any;) {
       if (auto incoming = library_->readFrame(any)) return incoming;
     }
-    const std::chrono::nanoseconds left = wait - (base::systemClock().boot() - start);
+    if (wait.count() <= 0) return std::nullopt;
+    const auto now = base::systemClock().boot();
+    if (!until) until = now + wait;
+    const std::chrono::nanoseconds left = *until - now;
     if (left.count() <= 0) return std::nullopt;
     if (library_->waitForInput(std::min<std::chrono::nanoseconds>(left, slice))) {
       return std::nullopt;

@@ -84,8 +84,8 @@ struct Problem {
   std::string detail;  // no payload in it
 };
 
-/// A stored event as a message. A Problem when it would break the connection: such a row can only
-/// have been written around the publisher.
+/// A stored event as a message, made of the row's texts. A Problem when it would break the
+/// connection, and then the row is as it was: it can only have been written around the publisher.
 std::variant<Message, Problem> messageFrom(Row&& row);
 
 /// What the inbox and the order of a key go by, found without looking at the body.

@@ -7,12 +7,8 @@
 namespace pillion::amqp {
 namespace {
 
-/// How late it may notice. Coarse, so that arming it costs one store and no wake-up.
+/// How late it may notice, and see that a guard was set.
 constexpr std::chrono::milliseconds kGrain{100};
-
-std::int64_t now() {
-  return base::systemClock().boot().count();
-}
 
 }  // namespace
 
@@ -29,20 +25,30 @@ Watchdog::~Watchdog() {
 
 void Watchdog::watch() {
   std::unique_lock lock(mutex_);
+  std::uint64_t seen = 0;
+  auto since = base::systemClock().boot();
   while (!stopped_.wait_for(lock, kGrain, [this] { return stop_; })) {
-    const std::int64_t deadline = deadline_;
-    if (deadline == 0 || now() < deadline || fired_) continue;
+    const auto now = base::systemClock().boot();
+    const auto limit = std::chrono::nanoseconds(limit_.load(std::memory_order_acquire));
+    if (const std::uint64_t guards = guards_.load(std::memory_order_relaxed); guards != seen) {
+      seen = guards;
+      since = now;
+    }
+    if (limit.count() == 0 || now - since < limit || fired_) continue;
     fired_ = true;
     ::shutdown(socket_, SHUT_RDWR);
   }
 }
 
 Watchdog::Guard::Guard(Watchdog& watchdog, std::chrono::milliseconds limit) : watchdog_(watchdog) {
-  watchdog_.deadline_ = now() + std::chrono::nanoseconds(limit).count();
+  // Guards come from one thread, the connection's.
+  watchdog_.guards_.store(watchdog_.guards_.load(std::memory_order_relaxed) + 1,
+                          std::memory_order_relaxed);
+  watchdog_.limit_.store(std::chrono::nanoseconds(limit).count(), std::memory_order_release);
 }
 
 Watchdog::Guard::~Guard() {
-  watchdog_.deadline_ = 0;
+  watchdog_.limit_.store(0, std::memory_order_release);
 }
 
 }  // namespace pillion::amqp

@@ -20,7 +20,8 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// While a Guard lives, the socket is shut down once the limit has passed.
+  /// While a Guard lives, the socket is shut down once the limit has passed. There are several for
+  /// each message, so it costs no look at the clock: the watching thread has one.
   class Guard {
    public:
     Guard(Watchdog& watchdog, std::chrono::milliseconds limit);
@@ -38,7 +39,8 @@ class Watchdog {
   void watch();
 
   int socket_;
-  std::atomic<std::int64_t> deadline_{0};  // nanoseconds since boot, 0 = nothing to guard
+  std::atomic<std::int64_t> limit_{0};    // in nanoseconds, 0 = nothing to guard
+  std::atomic<std::uint64_t> guards_{0};  // so many were set
   std::atomic<bool> fired_{false};
   std::mutex mutex_;
   std::condition_variable stopped_;

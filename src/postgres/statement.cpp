@@ -70,6 +70,13 @@ pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name
 #endif
 }
 
+pqxx::result fetchBinary(pqxx::transaction_base& tx, const std::string& select) {
+  // A name of its own: inside a transaction block the cursor lives on.
+  const std::string cursor = tx.conn().adorn_name("pillion_read");
+  return tx.exec("declare " + cursor + " no scroll binary cursor for " + select +
+                 "; fetch all from " + cursor);
+}
+
 #if PQXX_VERSION_MAJOR >= 7
 void ensureBegun(pqxx::transaction_base&) {}
 #else
@@ -82,8 +89,9 @@ bool sharesSession(pqxx::transaction_base& tx) {
   return tx.exec("select pg_backend_pid()")[0][0].as<int>() != tx.conn().backendpid();
 }
 
-std::string bytesOf(const pqxx::field& field) {
+std::string bytesOf(const pqxx::field& field, Format format) {
   const std::string_view text(field.c_str(), field.size());
+  if (format == Format::Binary) return std::string(text);
   if (!text.starts_with("\\x") || text.size() % 2 != 0) {
     throw Error("bytea in another output format than hex; set bytea_output = hex");
   }

@@ -225,7 +225,7 @@ std::vector<ItemPtr> Parking::itemsOf(std::vector<Row> rows, ReadAs readAs) {
   items.reserve(rows.size());
   for (Row& row : rows) {
     const std::int64_t id = row.id;
-    auto item = itemFrom(std::move(row));
+    auto item = itemFrom(row);
     if (auto* ready = std::get_if<ItemPtr>(&item)) {
       (*ready)->readAs = readAs;
       items.push_back(std::move(*ready));

@@ -9,7 +9,7 @@
 
 namespace pillion::relay {
 
-std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row) {
+std::variant<ItemPtr, amqp::Problem> itemFrom(Row& row) {
   auto item = std::make_unique<Item>();
   item->id = row.id;
   item->lane = row.lane;

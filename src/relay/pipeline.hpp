@@ -114,7 +114,8 @@ class Pipeline {
   std::size_t unsettledBytes_ = 0;
 };
 
-/// A stored event as an item, or why it can never be one.
-std::variant<ItemPtr, amqp::Problem> itemFrom(Row&& row);
+/// A stored event as an item, made of the row's texts; or why it can never be one, and then the row
+/// is as it was.
+std::variant<ItemPtr, amqp::Problem> itemFrom(Row& row);
 
 }  // namespace pillion::relay

@@ -27,6 +27,18 @@ bool isAboutAMessage(const Error& error) {
   return closed->replyCode() == 406 || closed->replyCode() == 311;
 }
 
+/// As much of an item as parking it needs.
+ItemPtr stubOf(const Row& row) {
+  auto stub = std::make_unique<Item>();
+  stub->id = row.id;
+  stub->lane = row.lane;
+  stub->hasKey = !row.key.empty();
+  stub->message.type = row.type;
+  stub->message.attributes.emplace(
+      amqp::Message::Attributes{.time = row.time, .key = row.key, .expiresAt = ""});
+  return stub;
+}
+
 }  // namespace
 
 Turn::Turn(outbox::EventLog& log, const outbox::Cursor& claimed, const RelayOptions& options,
@@ -77,9 +89,12 @@ bool Turn::publish() {
   if (blocked_ || !pipeline_.hasReady() || !windowHasRoom()) return false;
   while (pipeline_.hasReady() && windowHasRoom()) {
     // A relay that was paused may have lost its lanes meanwhile: first the token, then the broker.
-    if (clock_.boot() - lastRenewal_ > options_.lease / 2) writeCheckpoint();
+    const Boot now = clock_.boot();
+    if (now - lastRenewal_ > options_.lease / 2) writeCheckpoint();
     channel_->beginBurst();
-    for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) sendNext();
+    for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) {
+      sendNext(now);
+    }
     channel_->endBurst();
   }
   sayExpired();
@@ -177,7 +192,7 @@ bool Turn::fetchPage(Boot now) {
   std::vector<ItemPtr> items;
   items.reserve(page.rows.size());
   for (Row& row : page.rows) {
-    if (auto item = itemToSend(std::move(row))) items.push_back(std::move(item));
+    if (auto item = itemToSend(row)) items.push_back(std::move(item));
   }
   suspicion_.note({});
   const std::size_t passed = page.rows.size() - items.size();
@@ -192,25 +207,18 @@ bool Turn::fetchPage(Boot now) {
 }
 
 /// Nothing when no message can be made of it: then it is parked.
-ItemPtr Turn::itemToSend(Row&& row) {
-  Item stub;
-  stub.id = row.id;
-  stub.lane = row.lane;
-  stub.hasKey = !row.key.empty();
-  stub.message.type = row.type;
-  stub.message.attributes.emplace(
-      amqp::Message::Attributes{.time = row.time, .key = row.key, .expiresAt = ""});
+ItemPtr Turn::itemToSend(Row& row) {
   if (suspicion_.isSuspect(row.id)) {
-    logger()->error("event {} is parked: relays have ended while they handled it", stub.id);
-    park(stub, "suspect", outbox::kCrashesToSuspect + outbox::kDeathsToBlame);
+    logger()->error("event {} is parked: relays have ended while they handled it", row.id);
+    park(*stubOf(row), "suspect", outbox::kCrashesToSuspect + outbox::kDeathsToBlame);
     return nullptr;
   }
   suspicion_.note(row.id);
-  auto made = itemFrom(std::move(row));
+  auto made = itemFrom(row);
   if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);
   const auto& problem = std::get<amqp::Problem>(made);
-  logger()->error("event {} is parked, it cannot be published: {}", stub.id, problem.detail);
-  park(stub, problem.reason, 0);
+  logger()->error("event {} is parked, it cannot be published: {}", row.id, problem.detail);
+  park(*stubOf(row), problem.reason, 0);
   return nullptr;
 }
 
@@ -283,7 +291,7 @@ bool Turn::windowHasRoom() const {
          inFlightBytes_ + pipeline_.ready().bytes <= options_.windowBytes;
 }
 
-void Turn::sendNext() {
+void Turn::sendNext(Boot now) {
   if (settleUnsent()) return;
   const Item& next = pipeline_.ready();
   suspicion_.note(next.id);
@@ -292,7 +300,7 @@ void Turn::sendNext() {
     const std::uint64_t tag = channel_->publish(next.message);
     inFlightBytes_ += next.bytes;
     if (next.hung) ++hungInFlight_;
-    tracker_.sent(tag, pipeline_.take(), clock_.boot());
+    tracker_.sent(tag, pipeline_.take(), now);
   } catch (const amqp::MessageUnsendable& error) {
     parkRefused(pipeline_.take(), error.what());
     throw;

@@ -102,8 +102,8 @@ class Turn {
   std::chrono::microseconds idleTime() const;
   /// For the next ready event; needs one.
   bool windowHasRoom() const;
-  ItemPtr itemToSend(Row&& row);
-  void sendNext();
+  ItemPtr itemToSend(Row& row);
+  void sendNext(Boot now);
   bool settleUnsent();
   void handle(amqp::Incoming incoming);
   void park(const Item& item, const std::string& reason, int attempts);

@@ -325,15 +325,17 @@ TEST_CASE("a stored row becomes an item of its id, key and size, or the reason w
   row.source = "s";
   row.contentType = "text/plain";
   row.payload = "12345";
-  const auto made = pillion::relay::itemFrom(pillion::Row(row));
+  pillion::Row good = row;
+  const auto made = pillion::relay::itemFrom(good);
   REQUIRE(std::holds_alternative<ItemPtr>(made));
   CHECK(std::get<ItemPtr>(made)->id == 7);
   CHECK(std::get<ItemPtr>(made)->hasKey);
   CHECK(std::get<ItemPtr>(made)->bytes == 5);
   CHECK(std::get<ItemPtr>(made)->readAs == pillion::relay::ReadAs::Logged);
   row.headers = "[]";
-  CHECK(
-      std::holds_alternative<pillion::amqp::Problem>(pillion::relay::itemFrom(pillion::Row(row))));
+  CHECK(std::holds_alternative<pillion::amqp::Problem>(pillion::relay::itemFrom(row)));
+  CHECK(row.payload == "12345");
+  CHECK(row.type == "t");
 }
 
 TEST_CASE("the pipeline keeps its promises over 30,000 generated steps") {
