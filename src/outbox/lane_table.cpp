@@ -128,33 +128,52 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
   return shares;
 }
 
-void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-               std::int64_t former, int limit, Balance& balance) {
-  // The row lock orders this against a renewal on its way: either that comes first and the row is
-  // not expired any more, or it finds itself fenced.
+namespace {
+
+/// A row that is locked is passed over: its relay is at work this moment, or another one fences it.
+void fenceGone(pqxx::transaction_base& tx, const std::string& schema) {
+  // The row lock orders this against a renewal: either that comes first and the row is not expired
+  // any more, or it finds itself fenced.
   tx.exec(inSchema(
       std::string(
-          "with ended as (update {schema}.relay r set fenced = true where not fenced and ") +
+          "with ended as (update {schema}.relay set fenced = true where token in (select r.token"
+          " from {schema}.relay r where not r.fenced and ") +
           kGone +
-          " returning suspect_id) insert into {schema}.suspect as s (id, deaths) select suspect_id,"
-          " count(*) from ended where suspect_id is not null group by suspect_id on conflict (id)"
-          " do update set deaths = s.deaths + excluded.deaths",
+          " for update skip locked) returning suspect_id) insert into {schema}.suspect as s (id,"
+          " deaths) select suspect_id, count(*) from ended where suspect_id is not null group by"
+          " suspect_id on conflict (id) do update set deaths = s.deaths + excluded.deaths",
       schema));
-  const auto taken = execute(
-      tx,
-      statement("with free as (select x.lane from {schema}.lane x left join"
-                " {schema}.relay r on r.token = x.token where (r.token is null or r.fenced) and"
-                " exists (select from {schema}.relay m where m.token = $1::text::bigint and not"
-                " m.fenced) order by x.lane limit $2::text::bigint for update of x skip locked)"
-                " update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
-                " case when l.token is null or l.token = $3::text::bigint then 0 else 1 end"
-                " from free where l.lane = free.lane returning l.lane, done::text, target::text,"
-                " last_id, floor_id, crashes",
-                schema),
-      {std::to_string(token), std::to_string(limit), std::to_string(former)});
+}
+
+/// The condition is on the lane alone: for a row that another relay has taken since this statement
+/// began, PostgreSQL looks at it anew, but not at what it is joined with.
+constexpr const char* kTake =
+    "with free as (select x.lane from {schema}.lane x"
+    " where (x.token is null or x.token in (select f.token from {schema}.relay f where f.fenced))"
+    " and exists (select from {schema}.relay m where m.token = $1::text::bigint and not m.fenced)"
+    " order by x.lane limit $2::text::bigint for update of x skip locked)"
+    " update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
+    " case when l.token is null or l.token = $3::text::bigint then 0 else 1 end from free"
+    " where l.lane = free.lane returning l.lane, l.done::text, l.target::text, l.last_id,"
+    " l.floor_id, l.crashes";
+
+}  // namespace
+
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               std::int64_t former, int limit, Balance& balance) {
+  // Whoever fences this relay does so before this, or sees the lanes that it takes. Else its row
+  // could be deleted while lanes have its token, and nobody could take those any more.
+  execute(tx,
+          statement("select from {schema}.relay where token = $1::text::bigint for update", schema),
+          {std::to_string(token)});
+  fenceGone(tx, schema);
+  const auto taken =
+      execute(tx, statement(kTake, schema),
+              {std::to_string(token), std::to_string(limit), std::to_string(former)});
   tx.exec(
-      statement("delete from {schema}.relay r where fenced and not exists (select from"
-                " {schema}.lane l where l.token = r.token)",
+      statement("delete from {schema}.relay where token in (select r.token from {schema}.relay r"
+                " where r.fenced and not exists (select from {schema}.lane l where l.token ="
+                " r.token) for update skip locked)",
                 schema));
   for (const auto& row : taken) {
     const Position position = positionFrom(row);

@@ -83,6 +83,7 @@ Balance PostgresEventLog::balance() {
   Balance balance;
   asked("sharing the lanes", [&] {
     pqxx::work tx{*connection_};
+    tx.exec("set transaction isolation level read committed");  // whatever the role's default is
     if (token_ == 0) {
       token_ = enterRelay(tx, schema_, options_.relayName, backend_, options_.lease);
     }
