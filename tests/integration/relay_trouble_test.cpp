@@ -43,8 +43,9 @@ bool moveCursor(outbox::PostgresEventLog& log, const outbox::Cursor& cursor) {
   return log.checkpoint(checkpoint);
 }
 
-std::string laneRows(const TestDatabase& database) {
-  return database.query("select string_agg(l::text, ',' order by lane) from pillion.lane l");
+std::string positions(const TestDatabase& database) {
+  return database.query(
+      "select string_agg(p::text, ',' order by lane) from pillion.lane_position p");
 }
 
 }  // namespace
@@ -171,7 +172,7 @@ TEST_CASE("a log whose relay was fenced, or whose server changed, writes and rea
   auto page = log.fetch(cursor);
   CHECK(page.rows.size() == 10);
   CHECK(moveCursor(log, page.after));
-  const std::string before = laneRows(database);
+  const std::string before = positions(database);
   page = log.fetch(page.after);
   // As when a pooler has turned to a promoted standby.
   database.execute(
@@ -179,7 +180,7 @@ TEST_CASE("a log whose relay was fenced, or whose server changed, writes and rea
       " $$ select 'another'::text $$");
   CHECK_THROWS_AS(moveCursor(log, page.after), DatabaseError);
   CHECK_THROWS_AS(log.fetch(page.after), DatabaseError);
-  CHECK(laneRows(database) == before);
+  CHECK(positions(database) == before);
 }
 
 TEST_CASE("lanes that got no further keep the count of relays that ended over them") {
