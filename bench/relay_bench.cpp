@@ -79,22 +79,23 @@ class RelayBench {
   void heldSnapshot() {
     const std::chrono::seconds time(report_.quick() ? 3 : 20);
     CommitToDelivery outbox(servers_, 500);
-    const auto laneKib = [&] {
+    const auto cursorKib = [&] {
       return std::stod(servers_.postgres.query(outbox.database(),
-                                               "select pg_relation_size('pillion.lane') / 1024.0"));
+                                               "select (pg_relation_size('pillion.lane') + "
+                                               "pg_relation_size('pillion.relay')) / 1024.0"));
     };
     const auto without = outbox.measure(time);
-    const double kibWithout = laneKib();
+    const double kibWithout = cursorKib();
     pqxx::connection holder(servers_.postgres.url(outbox.database()));
     pqxx::transaction<pqxx::isolation_level::repeatable_read> old{holder};
-    old.exec("select count(*) from pillion.lane");
+    old.exec("select count(*) from pillion.lane_position");
     outbox.measure(std::chrono::seconds(report_.quick() ? 5 : 120));
     const auto with = outbox.measure(time);
     old.exec("select 1");  // throws if it had been ended meanwhile
     report_.ratio(
         "held_snapshot", with.p99 / without.p99,
         Report::text("p99 %.2f ms held, %.2f ms without", with.p99, without.p99) +
-            Report::text("; the lanes' rows %.0f KiB, %.0f without", laneKib(), kibWithout));
+            Report::text("; the cursor's rows %.0f KiB, %.0f without", cursorKib(), kibWithout));
     outbox.finish();
   }
 

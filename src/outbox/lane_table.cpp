@@ -51,7 +51,7 @@ namespace {
 /// True when the cursor names transactions that this cluster has not seen yet.
 constexpr const char* kCursorAhead =
     "pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax(coalesce(target,"
-    " done))) from {schema}.lane)";
+    " done))) from {schema}.lane_position)";
 
 }  // namespace
 
@@ -89,6 +89,9 @@ void storeCluster(pqxx::transaction_base& tx, const std::string& schema) {
 }
 
 void resetCursors(pqxx::transaction_base& tx, const std::string& schema) {
+  // Relays that are writing a checkpoint or taking lanes come to an end before, and others wait.
+  // This lock first, as they do, so that nobody waits in a circle.
+  tx.exec(statement("lock table {schema}.relay in exclusive mode", schema));
   // Not the present snapshot: a transaction does not count itself among those in progress.
   tx.exec(
       statement("update {schema}.lane set token = null, target = null, last_id = null,"
@@ -128,33 +131,55 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
   return shares;
 }
 
-void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-               std::int64_t former, int limit, Balance& balance) {
-  // The row lock orders this against a renewal on its way: either that comes first and the row is
-  // not expired any more, or it finds itself fenced.
+namespace {
+
+/// A row that is locked is passed over: its relay is at work this moment, or another one fences it.
+void fenceGone(pqxx::transaction_base& tx, const std::string& schema) {
+  // The row lock orders this against a renewal: either that comes first and the row is not expired
+  // any more, or it finds itself fenced.
   tx.exec(inSchema(
       std::string(
-          "with ended as (update {schema}.relay r set fenced = true where not fenced and ") +
+          "with ended as (update {schema}.relay set fenced = true where token in (select r.token"
+          " from {schema}.relay r where not r.fenced and ") +
           kGone +
-          " returning suspect_id) insert into {schema}.suspect as s (id, deaths) select suspect_id,"
-          " count(*) from ended where suspect_id is not null group by suspect_id on conflict (id)"
-          " do update set deaths = s.deaths + excluded.deaths",
+          " for update skip locked) returning suspect_id) insert into {schema}.suspect as s (id,"
+          " deaths) select suspect_id, count(*) from ended where suspect_id is not null group by"
+          " suspect_id on conflict (id) do update set deaths = s.deaths + excluded.deaths",
       schema));
-  const auto taken = execute(
-      tx,
-      statement("with free as (select x.lane from {schema}.lane x left join"
-                " {schema}.relay r on r.token = x.token where (r.token is null or r.fenced) and"
-                " exists (select from {schema}.relay m where m.token = $1::text::bigint and not"
-                " m.fenced) order by x.lane limit $2::text::bigint for update of x skip locked)"
-                " update {schema}.lane l set token = $1::text::bigint, crashes = l.crashes +"
-                " case when l.token is null or l.token = $3::text::bigint then 0 else 1 end"
-                " from free where l.lane = free.lane returning l.lane, done::text, target::text,"
-                " last_id, floor_id, crashes",
-                schema),
-      {std::to_string(token), std::to_string(limit), std::to_string(former)});
+}
+
+/// The condition is on the lane alone: for a row that another relay has taken since this statement
+/// began, PostgreSQL looks at it anew, but not at what it is joined with. A fenced relay writes no
+/// more, so where it was is final.
+constexpr const char* kTake =
+    "with free as (select x.lane, x.token as former, x.done is null as joined from {schema}.lane x"
+    " where (x.token is null or x.token in (select f.token from {schema}.relay f where f.fenced))"
+    " and exists (select from {schema}.relay m where m.token = $1::text::bigint and not m.fenced)"
+    " order by x.lane limit $2::text::bigint for update of x skip locked)"
+    " update {schema}.lane l set token = $1::text::bigint, done = coalesce(l.done, r.done),"
+    " target = coalesce(l.target, r.target), last_id = coalesce(l.last_id, r.last_id),"
+    " floor_id = coalesce(r.floor_id, l.floor_id), crashes = l.crashes + case when l.token is null"
+    " or l.token = $3::text::bigint then 0 else 1 end from free left join {schema}.relay r on"
+    " free.joined and r.token = free.former where l.lane = free.lane returning l.lane,"
+    " l.done::text, l.target::text, l.last_id, l.floor_id, l.crashes";
+
+}  // namespace
+
+void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               std::int64_t former, int limit, Balance& balance) {
+  // Whoever fences this relay does so before this, or sees the lanes that it takes. Else its row
+  // could be deleted while lanes have its token, and nobody could take those any more.
+  execute(tx,
+          statement("select from {schema}.relay where token = $1::text::bigint for update", schema),
+          {std::to_string(token)});
+  fenceGone(tx, schema);
+  const auto taken =
+      execute(tx, statement(kTake, schema),
+              {std::to_string(token), std::to_string(limit), std::to_string(former)});
   tx.exec(
-      statement("delete from {schema}.relay r where fenced and not exists (select from"
-                " {schema}.lane l where l.token = r.token)",
+      statement("delete from {schema}.relay where token in (select r.token from {schema}.relay r"
+                " where r.fenced and not exists (select from {schema}.lane l where l.token ="
+                " r.token) for update skip locked)",
                 schema));
   for (const auto& row : taken) {
     const Position position = positionFrom(row);
@@ -188,16 +213,36 @@ void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::in
 }
 
 std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
-                                      std::int64_t token, std::chrono::milliseconds lease) {
-  const auto renewed =
-      execute(tx,
-              statement("update {schema}.relay set expires_at = clock_timestamp() +"
-                        " $2::text::float8 * interval '1 ms' where token = $1::text::bigint and"
-                        " not fenced returning {schema}.server_state()",
-                        schema),
-              {std::to_string(token), milliseconds(lease)});
+                                      std::int64_t token, std::chrono::milliseconds lease,
+                                      const std::optional<Position>& position) {
+  const Position written = position.value_or(Position{});
+  const auto renewed = execute(
+      tx,
+      statement("update {schema}.relay set expires_at = clock_timestamp() + $2::text::float8 *"
+                " interval '1 ms', done = coalesce(nullif($3::text, '')::pg_snapshot, done),"
+                " target = case when $3::text = '' then target else nullif($4::text,"
+                " '')::pg_snapshot end, last_id = case when $3::text = '' then last_id when"
+                " $4::text <> '' then $5::text::bigint end, floor_id = case when $3::text = ''"
+                " then floor_id else $6::text::bigint end where token = $1::text::bigint and"
+                " not fenced returning {schema}.server_state()",
+                schema),
+      {std::to_string(token), milliseconds(lease), written.done.text, written.target.text,
+       std::to_string(written.lastId), std::to_string(written.floor)});
   if (renewed.empty()) return std::nullopt;
   return textOf(renewed[0][0]);
+}
+
+bool joinLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               Lanes lanes) {
+  const auto result =
+      execute(tx,
+              statement("update {schema}.lane l set done = null, target = null, last_id = null,"
+                        " floor_id = 0, crashes = 0 from {schema}.relay r where l.token ="
+                        " $1::text::bigint and r.token = l.token and not r.fenced and"
+                        " ($2::text::bigint >> l.lane::int) & 1 = 1",
+                        schema),
+              {std::to_string(token), lanesText(lanes)});
+  return static_cast<int>(result.affected_rows()) == countLanes(lanes);
 }
 
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
@@ -228,9 +273,13 @@ std::string serverState(pqxx::transaction_base& tx, const std::string& schema) {
 
 void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
   execute(tx,
-          statement("update {schema}.lane set token = null where token = $1::text::bigint", schema),
-          {std::to_string(token)});
-  execute(tx, statement("delete from {schema}.relay where token = $1::text::bigint", schema),
+          statement("with gone as (delete from {schema}.relay where token = $1::text::bigint"
+                    " returning token, done, target, last_id, floor_id) update {schema}.lane l set"
+                    " token = null, done = coalesce(l.done, g.done), target = case when l.done is"
+                    " null then g.target else l.target end, last_id = case when l.done is null"
+                    " then g.last_id else l.last_id end, floor_id = case when l.done is null then"
+                    " g.floor_id else l.floor_id end from gone g where l.token = g.token",
+                    schema),
           {std::to_string(token)});
 }
 
@@ -240,8 +289,8 @@ std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string&
       std::string("select l.lane, l.done::text, l.target is not null, coalesce(r.token, 0),"
                   " coalesce(r.name, ''), coalesce(") +
           kGone +
-          ", false) from {schema}.lane l left join {schema}.relay r on r.token = l.token and not"
-          " r.fenced order by l.lane",
+          ", false) from {schema}.lane_position l left join {schema}.relay r on r.token = l.token"
+          " and not r.fenced order by l.lane",
       schema));
   for (const auto& row : result) {
     LaneStatus lane;

@@ -60,12 +60,19 @@ void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::in
                   std::optional<std::int64_t> id);
 
 /// Renews the lease of a token that is not fenced, and locks it against being fenced until the
-/// transaction ends; returns the server's state. Nothing: the token is fenced or gone.
+/// transaction ends; returns the server's state. A position is where the relay is from then on, and
+/// every lane that has joined it. Nothing: the token is fenced or gone.
 std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
-                                      std::int64_t token, std::chrono::milliseconds lease);
+                                      std::int64_t token, std::chrono::milliseconds lease,
+                                      const std::optional<Position>& position);
 
-/// Writes where lanes of a token that is not fenced are; with `Give`, they are then free. False
-/// when it is fenced, or holds not all of them: roll back.
+/// Lanes of a token that is not fenced join it: they are where it is. False when it is fenced, or
+/// holds not all of them: roll back.
+bool joinLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+               Lanes lanes);
+
+/// Gives lanes of a token that is not fenced a position of their own; with `Give`, they are then
+/// free. False when it is fenced, or holds not all of them: roll back.
 enum class Hold { Keep, Give };
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                    const Position& position, Hold hold);

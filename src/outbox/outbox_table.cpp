@@ -98,9 +98,9 @@ PendingCount countPending(pqxx::transaction_base& tx, const std::string& schema)
   constexpr std::uint64_t kMost = 1'000'000;
   const auto result = tx.exec(inSchema(
       "select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8 from ("
-      " select e.created_at from {schema}.outbox e join {schema}.lane l on l.lane ="
+      " select e.created_at from {schema}.outbox e join {schema}.lane_position l on l.lane ="
       " {schema}.lane_of(e.lane, e.key, e.id)"
-      " where e.xid >= (select min(pg_snapshot_xmin(done)) from {schema}.lane)"
+      " where e.xid >= (select min(pg_snapshot_xmin(done)) from {schema}.lane_position)"
       " and not {schema}.is_published(e.xid, e.id, l) limit 1000000) p",
       schema));
   PendingCount count;
@@ -232,7 +232,7 @@ RingSize measureRing(pqxx::transaction_base& tx, const std::string& schema) {
 Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
                      const ReplayRange& range, ReplayMode mode) {
   const std::string published =
-      "select o.* from {schema}.outbox o join {schema}.lane l on l.lane ="
+      "select o.* from {schema}.outbox o join {schema}.lane_position l on l.lane ="
       " {schema}.lane_of(o.lane, o.key, o.id)"
       " where o.id > $1::text::bigint and o.id <= $2::text::bigint"
       " and {schema}.is_published(o.xid, o.id, l)"

@@ -83,6 +83,7 @@ Balance PostgresEventLog::balance() {
   Balance balance;
   asked("sharing the lanes", [&] {
     pqxx::work tx{*connection_};
+    tx.exec("set transaction isolation level read committed");  // whatever the role's default is
     if (token_ == 0) {
       token_ = enterRelay(tx, schema_, options_.relayName, backend_, options_.lease);
     }
@@ -90,6 +91,7 @@ Balance PostgresEventLog::balance() {
     const int wanted = shares.fair() - shares.mine;
     if (wanted > 0 && shares.free > 0) {
       takeLanes(tx, schema_, token_, options_.formerToken, wanted, balance);
+      written_.took(balance.taken);
     }
     if (balance.endangered != 0) {
       for (const auto id : readBlamed(tx, schema_)) balance.suspects.insert(id);
@@ -231,14 +233,20 @@ bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint&
       return writePosition(tx, schema_, token_, position, hold);
     };
   };
-  const auto server = renewLease(tx, schema_, token_, options_.lease);
+  const Lanes given = checkpoint.give.lanes();
+  const CursorWrites writes =
+      checkpoint.cursorMoved ? written_.writesFor(checkpoint.cursor, given) : CursorWrites{};
+  const auto server = renewLease(tx, schema_, token_, options_.lease, writes.main);
   if (!server) return false;
   requireSameServer(*server, lastIdSeen_);
-  if (checkpoint.cursorMoved &&
-      !std::ranges::all_of(checkpoint.cursor.positions, write(Hold::Keep))) {
+  if (writes.join != 0 && !joinLanes(tx, schema_, token_, writes.join)) return false;
+  if (!std::ranges::all_of(writes.apart, write(Hold::Keep)) ||
+      !std::ranges::all_of(checkpoint.give.positions, write(Hold::Give))) {
     return false;
   }
-  return std::ranges::all_of(checkpoint.give.positions, write(Hold::Give));
+  written_.wrote(writes);
+  written_.gave(given);
+  return true;
 }
 
 void PostgresEventLog::release() {
@@ -247,6 +255,7 @@ void PostgresEventLog::release() {
     leave(tx, schema_, token_);
     tx.commit();
     token_ = 0;
+    written_ = {};
   });
 }
 

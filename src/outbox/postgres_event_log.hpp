@@ -11,6 +11,7 @@
 
 #include "outbox/event_log.hpp"
 #include "outbox/outbox_table.hpp"
+#include "outbox/written_cursor.hpp"
 
 namespace pillion::outbox {
 
@@ -67,8 +68,9 @@ class PostgresEventLog : public EventLog {
   std::unique_ptr<pqxx::connection> connection_;
   OutboxReader reader_;
   std::string identity_;
-  int backend_ = 0;             // pid of our database session, 0 behind a pooler
-  std::int64_t token_ = 0;      // 0 before the first balance
+  int backend_ = 0;         // pid of our database session, 0 behind a pooler
+  std::int64_t token_ = 0;  // 0 before the first balance
+  WrittenCursor written_;
   std::size_t turnOf_ = 0;      // which position is read next
   std::set<std::string> said_;  // reasons for keeping space that were logged
   std::string server_;  // start time and timeline; a change means that ids may have been reused

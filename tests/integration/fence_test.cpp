@@ -28,7 +28,9 @@ std::string rowsOf(const TestDatabase& database, const std::string& table) {
 }
 
 std::string cursorRows(const TestDatabase& database) {
-  return rowsOf(database, "lane") + '\n' + rowsOf(database, "parked");
+  return rowsOf(database, "lane") + '\n' + rowsOf(database, "parked") + '\n' +
+         database.query(
+             "select string_agg(p::text, ' ' order by lane) from pillion.lane_position p");
 }
 
 /// A queue that sees everything, and keys whose versions count up.

@@ -161,7 +161,7 @@ bool isInMidFlow(const Workload& workload, TestQueue& queue, Seen& seen) {
   const auto cursor = [&] {
     return workload.database.query(
         "select string_agg(done::text || coalesce(target::text || last_id, ''), ' ' order by lane)"
-        " from pillion.lane");
+        " from pillion.lane_position");
   };
   const auto arrivals = [&](std::size_t count) {
     const std::size_t from = seen.ids.size();

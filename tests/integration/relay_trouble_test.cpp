@@ -1,4 +1,6 @@
 #define PILLION_TEST_MAIN
+#include <future>
+#include <optional>
 #include <outbox/postgres_event_log.hpp>
 
 #include "fixture.hpp"
@@ -41,8 +43,9 @@ bool moveCursor(outbox::PostgresEventLog& log, const outbox::Cursor& cursor) {
   return log.checkpoint(checkpoint);
 }
 
-std::string laneRows(const TestDatabase& database) {
-  return database.query("select string_agg(l::text, ',' order by lane) from pillion.lane l");
+std::string positions(const TestDatabase& database) {
+  return database.query(
+      "select string_agg(p::text, ',' order by lane) from pillion.lane_position p");
 }
 
 }  // namespace
@@ -169,7 +172,7 @@ TEST_CASE("a log whose relay was fenced, or whose server changed, writes and rea
   auto page = log.fetch(cursor);
   CHECK(page.rows.size() == 10);
   CHECK(moveCursor(log, page.after));
-  const std::string before = laneRows(database);
+  const std::string before = positions(database);
   page = log.fetch(page.after);
   // As when a pooler has turned to a promoted standby.
   database.execute(
@@ -177,7 +180,7 @@ TEST_CASE("a log whose relay was fenced, or whose server changed, writes and rea
       " $$ select 'another'::text $$");
   CHECK_THROWS_AS(moveCursor(log, page.after), DatabaseError);
   CHECK_THROWS_AS(log.fetch(page.after), DatabaseError);
-  CHECK(laneRows(database) == before);
+  CHECK(positions(database) == before);
 }
 
 TEST_CASE("lanes that got no further keep the count of relays that ended over them") {
@@ -241,4 +244,39 @@ TEST_CASE("a relay that was fenced takes no free lanes") {
   CHECK(zombie.balance().taken.lanes() == outbox::kAllLanes);
   database.execute("update pillion.relay set fenced = true; update pillion.lane set token = null");
   CHECK(zombie.balance().taken.lanes() == 0);
+}
+
+TEST_CASE("a lane that was taken since another relay began to take lanes stays with its taker") {
+  TestDatabase database;
+  // A role whose statements wait when they reach the first lane to be taken: what is taken then was
+  // not yet when they began.
+  database.execute(
+      "create function public.hold_up() returns boolean language plpgsql as $$ begin"
+      " perform pg_advisory_xact_lock_shared(7); return true; end $$;"
+      " alter table pillion.lane enable row level security;"
+      " create policy look on pillion.lane for select using (true);"
+      " create policy take on pillion.lane for update using (public.hold_up())");
+  const std::string role = uniqueName("late");
+  database.execute("create role \"" + role + "\" login password 'secret'");
+  database.execute("grant usage on schema pillion to \"" + role +
+                   "\"; grant all on all tables in schema pillion to \"" + role +
+                   "\"; grant all on all sequences in schema pillion to \"" + role + "\"");
+  outbox::PostgresEventLog early(logOptions(database, "early"));
+  auto options = logOptions(database, "late");
+  options.database.url = Servers::pg().urlAs(role, "secret", database.name());
+  outbox::PostgresEventLog late(options);
+  std::future<outbox::Lanes> takenLate;
+  auto connection = database.connect();
+  std::optional<pqxx::work> gate(connection);
+  gate->exec("select pg_advisory_xact_lock(7)");
+  takenLate = std::async(std::launch::async, [&] { return late.balance().taken.lanes(); });
+  CHECK(eventually(10s, [&] {
+    return database.count(
+               "select count(*) from pg_locks where locktype = 'advisory' and not granted") == 1;
+  }));
+  const outbox::Cursor mine = early.balance().taken;
+  CHECK(mine.lanes() == outbox::kAllLanes);
+  gate.reset();
+  CHECK(takenLate.get() == 0);
+  CHECK(moveCursor(early, early.fetch(mine).after));
 }

@@ -170,7 +170,7 @@ TEST_CASE("lanes taken over in the middle of a backlog catch up with the others 
     setup.readFor(700ms);
     return setup.database.count(
                "select max(n) from (select count(distinct done::text) n from"
-               " pillion.lane group by token) per_relay") == 1;
+               " pillion.lane_position group by token) per_relay") == 1;
   }));
 }
 

@@ -313,7 +313,7 @@ TEST_CASE("adopt has nothing to do on a promoted standby and does no harm") {
     return pair.standby->query("service",
                                "select string_agg(l::text, ' ' order by lane) || (select"
                                " system_identifier from pillion.meta) from"
-                               " pillion.lane l");
+                               " pillion.lane_position l");
   };
   const std::string before = cursor();
   std::string output;
@@ -370,7 +370,7 @@ TEST_CASE("after a real pg_upgrade the relay refuses, adopt, and it goes on wher
     relay->stop();
     for (int n = 10; n < 20; ++n) publisher->publish(numbered(n));  // committed, unpublished
   }
-  const auto lanes = "select string_agg(l::text, ' ' order by lane) from pillion.lane l";
+  const auto lanes = "select string_agg(l::text, ' ' order by lane) from pillion.lane_position l";
   const std::string identifier = "select system_identifier from pg_control_system()";
   const std::string before = old->query("service", lanes);
   const std::string oldIdentifier = old->query("service", identifier);
