@@ -12,6 +12,7 @@ BrokerOptions BenchServers::broker() const {
   BrokerOptions options;
   options.url = rabbit.url();
   options.exchange = kExchange;
+  options.connectTimeout = std::chrono::minutes(1);  // a queue of millions is being deleted
   return options;
 }
 

@@ -1,4 +1,5 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
 #include <csignal>
 #include <map>
 #include <set>
@@ -285,6 +286,39 @@ TEST_CASE(
   REQUIRE(eventually(10s, [&] { return readOutboxStatus(setup.database.options()).pending == 0; }));
   Servers::mq().eval("application:set_env(rabbit, max_message_size, 134217728)");
   Servers::mq().eval("persistent_term:put(max_message_size, 134217728)");
+}
+
+TEST_CASE("every byte value comes through a backlog, the live tail and the parked events") {
+  // A name that must stay quoted, and looks like a parameter.
+  const TestDatabase database("odd $1 \"schema\"");
+  const std::string exchange = uniqueName("exchange");
+  const auto publisher = EventPublisher::create("test", {.database = database.options()});
+  std::string bytes = "\\x41";  // as bytea in text format begins
+  for (int byte = 0; byte < 256; ++byte) bytes += static_cast<char>(byte);
+  const auto publish = [&](const std::string& type) {
+    publisher->publish(Event::ofBytes(type, bytes, "image/png").setKey("'k\\{schema}$1"));
+  };
+  TestQueue queue(exchange, "heard.*");
+  for (int i = 0; i < 5; ++i) publish("heard.backlog");
+  publish("unheard.parked");
+  auto options = relayOptions(database, exchange);
+  options.pageEvents = 2;
+  const auto relay = Relay::create(options);
+  relay->start();
+  auto messages = queue.read(5);
+  REQUIRE(eventually(10s, [&] { return readOutboxStatus(database.options()).parked == 1; }));
+  TestQueue late(exchange, "unheard.*");
+  publish("heard.live");
+  for (auto& message : queue.read(1)) messages.push_back(std::move(message));
+  for (auto& message : late.read(1)) messages.push_back(std::move(message));
+  REQUIRE(messages.size() == 7);
+  for (const auto& message : messages) {
+    CAPTURE(message.type);
+    CHECK(message.body == bytes);
+    CHECK(std::ranges::find(message.headers, std::pair<std::string, std::string>{
+                                                 "cloudEvents_partitionkey",
+                                                 "'k\\{schema}$1"}) != message.headers.end());
+  }
 }
 
 TEST_CASE("a header table that only SQL could write does not stop the relay") {
