@@ -25,7 +25,7 @@ std::vector<Row> rowsBehindFirst(const pqxx::result& result, int at) {
   std::vector<Row> rows;
   rows.reserve(static_cast<std::size_t>(result.size()));
   for (auto fields = std::next(result.begin()); fields != result.end(); ++fields) {
-    rows.push_back(rowFrom(*fields, at, postgres::Format::Binary));
+    rows.push_back(rowFrom(*fields, at));
   }
   if (!std::ranges::is_sorted(rows, {}, &Row::id)) std::ranges::sort(rows, {}, &Row::id);
   return rows;
@@ -49,16 +49,22 @@ std::string insertStatement(const std::string& schema, std::size_t rows) {
 }
 
 OutboxReader::OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit)
-    : schema_(schema), rowLimit_(rowLimit), byteLimit_(byteLimit) {}
+    : liveStatement_(inSchema("select * from {schema}.fetch_live($1::text::xid8[], $2::text::xid8,"
+                              " $3::text::bigint, $4::text::bigint, $5::text::bigint)",
+                              schema)),
+      pageStatement_(inSchema("select * from {schema}.fetch_page($1::text::xid8[], $2::text::xid8,"
+                              " $3::text::pg_snapshot, $4::text::bigint, $5::text::bigint,"
+                              " $6::text::bigint, $7::text::bigint)",
+                              schema)),
+      lateStatement_(inSchema("select {schema}.lowest_late_id($1::text::xid8[])", schema)),
+      rowLimit_(rowLimit),
+      byteLimit_(byteLimit) {}
 
 OutboxReader::Live OutboxReader::fetchLive(pqxx::transaction_base& tx, const Position& from) const {
-  const auto result = postgres::fetchBinary(
-      tx,
-      inSchema("select snapshot, last_id::text, server, " + std::string(kFetchedColumns) +
-                   " from {schema}.fetch_live(" + tx.quote(from.done.inProgressArray()) + ", '" +
-                   std::to_string(from.done.xmax) + "', " + std::to_string(rowLimit_ + 1) + ", " +
-                   std::to_string(byteLimit_) + ", " + lanesText(from.lanes) + ")",
-               schema_));
+  const auto result = postgres::execute(
+      tx, liveStatement_,
+      {from.done.inProgressArray(), std::to_string(from.done.xmax), std::to_string(rowLimit_ + 1),
+       std::to_string(byteLimit_), lanesText(from.lanes)});
   Live live;
   live.now = Snapshot::parse(textOf(result[0][0]));
   live.lastId = integerOf(result[0][1]);
@@ -70,13 +76,11 @@ OutboxReader::Live OutboxReader::fetchLive(pqxx::transaction_base& tx, const Pos
 
 OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx,
                                             const Position& from) const {
-  const auto result = postgres::fetchBinary(
-      tx, inSchema("select server, " + std::string(kFetchedColumns) + " from {schema}.fetch_page(" +
-                       tx.quote(from.done.inProgressArray()) + ", '" +
-                       std::to_string(from.done.xmax) + "', " + tx.quote(from.target.text) + ", " +
-                       std::to_string(from.lastId) + ", " + std::to_string(rowLimit_) + ", " +
-                       std::to_string(byteLimit_) + ", " + lanesText(from.lanes) + ")",
-                   schema_));
+  const auto result =
+      postgres::execute(tx, pageStatement_,
+                        {from.done.inProgressArray(), std::to_string(from.done.xmax),
+                         from.target.text, std::to_string(from.lastId), std::to_string(rowLimit_),
+                         std::to_string(byteLimit_), lanesText(from.lanes)});
   Paged page;
   page.server = textOf(result[0][0]);
   page.rows = rowsBehindFirst(result, 1);
@@ -87,9 +91,7 @@ OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx,
 std::optional<std::int64_t> OutboxReader::lowestLateId(pqxx::transaction_base& tx,
                                                        const Snapshot& done) const {
   if (done.inProgress.empty()) return std::nullopt;
-  const auto result =
-      postgres::execute(tx, inSchema("select {schema}.lowest_late_id($1::text::xid8[])", schema_),
-                        {done.inProgressArray()});
+  const auto result = postgres::execute(tx, lateStatement_, {done.inProgressArray()});
   if (result[0][0].is_null()) return std::nullopt;
   return integerOf(result[0][0]);
 }

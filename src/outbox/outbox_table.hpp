@@ -53,7 +53,9 @@ class OutboxReader {
   std::optional<std::int64_t> lowestLateId(pqxx::transaction_base& tx, const Snapshot& done) const;
 
  private:
-  std::string schema_;
+  std::string liveStatement_;
+  std::string pageStatement_;
+  std::string lateStatement_;
   std::size_t rowLimit_;
   std::size_t byteLimit_;
 };

@@ -40,7 +40,7 @@ void addEvent(postgres::Parameters& parameters, const Event& event, const Origin
   parameters.add(event.bytes());
 }
 
-Row rowFrom(const pqxx::row& fields, int at, postgres::Format format) {
+Row rowFrom(const pqxx::row& fields, int at) {
   const auto text = [&](int offset) { return postgres::textOf(fields[at + offset]); };
   Row row;
   row.id = postgres::integerOf(fields[at]);
@@ -57,7 +57,7 @@ Row rowFrom(const pqxx::row& fields, int at, postgres::Format format) {
   row.tracestate = text(11);
   row.expiresAt = text(12);
   row.headers = text(13);
-  row.payload = postgres::bytesOf(fields[at + 14], format);
+  row.payload = postgres::bytesOf(fields[at + 14]);
   return row;
 }
 

@@ -11,7 +11,7 @@
 
 namespace pillion::outbox {
 
-/// The columns of a Row in its order.
+/// The columns of a Row in its order, as the functions that read the outbox give them, too.
 inline constexpr const char* kRowColumns =
     "id, lane, event_id, type, source, key, to_char(time at time zone 'UTC',"
     " 'YYYY-MM-DD HH24:MI:SS.US') as time, content_type, correlation_id, causation_id, traceparent,"
@@ -38,12 +38,7 @@ std::string eventParameters(std::size_t& next);
 /// Appends them.
 void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin);
 
-/// The same columns of `fetch_live` and `fetch_page`, for Format::Binary.
-inline constexpr const char* kFetchedColumns =
-    "id::text, lane::text, event_id::text, type, source, key, time, content_type, correlation_id,"
-    " causation_id, traceparent, tracestate, expires_at, headers, payload";
-
 /// Reads the columns of a Row back, beginning at column `at`.
-Row rowFrom(const pqxx::row& fields, int at, postgres::Format format = postgres::Format::Text);
+Row rowFrom(const pqxx::row& fields, int at);
 
 }  // namespace pillion::outbox

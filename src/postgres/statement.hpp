@@ -34,15 +34,6 @@ pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
 pqxx::result executePrepared(pqxx::transaction_base& tx, const std::string& name,
                              const Parameters& parameters);
 
-/// How a result's fields came: as text, in which a bytea is hexadecimal, or in PostgreSQL's binary
-/// format, which for text and bytea is the bytes themselves.
-enum class Format { Text, Binary };
-
-/// Runs a SELECT, all of whose columns are text or bytea, for Format::Binary. In one round trip: a
-/// binary cursor is the one way to that format through libpqxx. `select` brings its values with it,
-/// quoted.
-pqxx::result fetchBinary(pqxx::transaction_base& tx, const std::string& select);
-
 /// A transaction of which every statement sees the same snapshot, and which writes nothing.
 #if PQXX_VERSION_MAJOR >= 7
 using SnapshotTransaction =
@@ -59,8 +50,8 @@ bool sharesSession(pqxx::transaction_base& tx);
 /// there, nothing with libpqxx 7.
 void ensureBegun(pqxx::transaction_base& tx);
 
-/// The bytes of a bytea column.
-std::string bytesOf(const pqxx::field& field, Format format = Format::Text);
+/// The bytes of a bytea column, which arrives as `\x` and hexadecimal digits.
+std::string bytesOf(const pqxx::field& field);
 
 std::string textOf(const pqxx::field& field);
 std::int64_t integerOf(const pqxx::field& field);
