@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 
-#include "outbox/row_columns.hpp"
 #include "postgres/identifier.hpp"
 
 namespace pillion::outbox {
@@ -33,17 +32,17 @@ std::vector<Row> rowsBehindFirst(const pqxx::result& result, int at) {
 
 }  // namespace
 
-std::string insertStatement(const std::string& schema, std::size_t rows) {
+std::string insertStatement(const std::string& schema, std::size_t rows, Columns columns) {
   // The lane of a key is worked out here, once and for all (see lane_of); without a key it follows
   // from the id.
-  std::string sql = inSchema(
-      "insert into {schema}.outbox (lane, " + std::string(kEventColumns) + ") values ", schema);
+  std::string sql =
+      inSchema("insert into {schema}.outbox (lane, " + eventColumns(columns) + ") values ", schema);
   std::size_t next = 1;
   for (std::size_t row = 0; row < rows; ++row) {
     const std::string key = '$' + std::to_string(next + kKeyColumn);
     sql += row == 0 ? "(" : ", (";
     sql += "(hashtextextended(nullif(" + key + "::text, ''), 0) & 63)::smallint, ";
-    sql += eventParameters(next) + ')';
+    sql += eventParameters(next, columns) + ')';
   }
   return sql;
 }
@@ -243,7 +242,7 @@ Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
       " and ($5::text = '' or '.' || o.type ~ $5::text)"
       " and ($6::text = '' or o.key = $6::text)"
       " order by o.id limit $7::text::bigint";
-  const std::string columns = kEventColumns;
+  const std::string columns = eventColumns(Columns::All);
   const std::string copied = mode == ReplayMode::AsNew
                                  ? "{schema}.new_event_id()" + columns.substr(columns.find(','))
                                  : columns;

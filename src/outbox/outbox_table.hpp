@@ -13,6 +13,7 @@
 
 #include "event/row.hpp"
 #include "outbox/cursor.hpp"
+#include "outbox/row_columns.hpp"
 #include "postgres/statement.hpp"
 
 // Every statement on the table `outbox`.
@@ -23,7 +24,7 @@ namespace pillion::outbox {
 /// statements are prepared.
 inline constexpr std::size_t kInsertSizes[] = {64, 16, 4, 1};
 
-std::string insertStatement(const std::string& schema, std::size_t rows);
+std::string insertStatement(const std::string& schema, std::size_t rows, Columns columns);
 
 /// Reads the log forward, for the lanes of a position.
 class OutboxReader {

@@ -23,12 +23,13 @@ class PreparedNames {
  public:
   /// The statement's name on this connection, prepared when it was not.
   template <typename Connection>
-  std::string prepare(Connection& connection, const std::string& schema, std::size_t rows) {
-    const Key key{&connection, connection.backendpid(), rows};
+  std::string prepare(Connection& connection, const std::string& schema, std::size_t rows,
+                      outbox::Columns columns) {
+    const Key key{&connection, connection.backendpid(), rows, columns};
     const auto [name, known] = look(key);
     if (known) return name;
     // Outside of the lock, since it waits for the server; nobody else may use this connection.
-    connection.prepare(name, outbox::insertStatement(schema, rows));
+    connection.prepare(name, outbox::insertStatement(schema, rows, columns));
     remember(key);
     return name;
   }
@@ -38,6 +39,7 @@ class PreparedNames {
     const void* connection;
     int backend;
     std::size_t rows;
+    outbox::Columns columns;
     bool operator==(const Key&) const = default;
   };
 
@@ -47,7 +49,8 @@ class PreparedNames {
     const auto onThis = known_.find(key.connection);
     const bool known =
         onThis != known_.end() && std::ranges::find(onThis->second, key) != onThis->second.end();
-    return {"pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(key.rows),
+    const char* all = key.columns == outbox::Columns::All ? "_all" : "";
+    return {"pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(key.rows) + all,
             known};
   }
 
@@ -120,16 +123,20 @@ struct EventPublisher::State {
 
   void insert(Transaction& tx, std::span<const Event> events,
               std::span<const outbox::Origin> origins) {
-    postgres::Parameters parameters;
-    parameters.reserve(events.size() * outbox::kEventColumnCount);
+    auto columns = outbox::Columns::Needed;
     for (std::size_t i = 0; i < events.size(); ++i) {
-      outbox::addEvent(parameters, events[i], origins[i]);
+      columns = std::max(columns, outbox::columnsOf(events[i], origins[i]));
+    }
+    postgres::Parameters parameters;
+    parameters.reserve(events.size() * outbox::eventColumnCount(columns));
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      outbox::addEvent(parameters, events[i], origins[i], columns);
     }
     if (options.preparedStatements) {
-      const std::string name = prepared.prepare(tx.conn(), schema, events.size());
+      const std::string name = prepared.prepare(tx.conn(), schema, events.size(), columns);
       postgres::executePrepared(tx, name, parameters);
     } else {
-      postgres::execute(tx, outbox::insertStatement(schema, events.size()), parameters);
+      postgres::execute(tx, outbox::insertStatement(schema, events.size(), columns), parameters);
     }
   }
 

@@ -6,38 +6,57 @@
 
 namespace pillion::outbox {
 
-std::string eventParameters(std::size_t& next) {
+std::string eventColumns(Columns columns) {
+  return columns == Columns::Needed ? kNeededColumns
+                                    : std::string(kNeededColumns) + ", " + kFurtherColumns;
+}
+
+std::size_t eventColumnCount(Columns columns) {
+  return kNeededColumnCount + (columns == Columns::All ? kFurtherColumnCount : 0);
+}
+
+Columns columnsOf(const Event& event, const Origin& origin) {
+  const bool more = !origin.correlationId.empty() || !origin.causationId.empty() ||
+                    !origin.trace.traceparent.empty() || !origin.trace.tracestate.empty() ||
+                    event.expiresAt() || !event.headers().empty();
+  return more ? Columns::All : Columns::Needed;
+}
+
+std::string eventParameters(std::size_t& next, Columns columns) {
   std::string sql;
   const auto parameter = [&](const char* before, const char* after) {
     sql += before + ("$" + std::to_string(next++)) + after;
   };
-  parameter("", "::text::uuid, ");
+  parameter("", "::uuid, ");
   parameter("", "::text, ");
   parameter("", "::text, ");
   parameter("nullif(", "::text, ''), ");
-  parameter("", "::text::timestamptz, ");
+  parameter("", "::timestamptz, ");
   parameter("", "::text, ");
-  for (int optional = 0; optional < 4; ++optional) parameter("nullif(", "::text, ''), ");
-  parameter("nullif(", "::text, '')::timestamptz, ");
-  parameter("nullif(", "::text, ''), ");
   parameter("", "::bytea");
+  if (columns == Columns::Needed) return sql;
+  for (int optional = 0; optional < 4; ++optional) parameter(", nullif(", "::text, '')");
+  parameter(", nullif(", "::text, '')::timestamptz");
+  parameter(", nullif(", "::text, '')");
   return sql;
 }
 
-void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin) {
-  parameters.add(event.id());
+void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin,
+              Columns columns) {
+  parameters.addUuid(event.id());
   parameters.add(event.type());
   parameters.add(origin.source);
   parameters.add(event.key());
-  parameters.add(toRfc3339(event.time()));
+  parameters.addTime(event.time());
   parameters.add(event.contentType());
+  parameters.add(event.bytes());
+  if (columns == Columns::Needed) return;
   parameters.add(origin.correlationId);
   parameters.add(origin.causationId);
   parameters.add(origin.trace.traceparent);
   parameters.add(origin.trace.tracestate);
   parameters.add(event.expiresAt() ? toRfc3339(*event.expiresAt()) : std::string());
   parameters.add(event.headers().empty() ? std::string() : nlohmann::json(event.headers()).dump());
-  parameters.add(event.bytes());
 }
 
 Row rowFrom(const pqxx::row& fields, int at) {

@@ -27,16 +27,26 @@ struct Origin {
   TraceContext trace = {};
 };
 
-/// The columns that a publisher writes, of `outbox` and `scheduled` alike.
-inline constexpr const char* kEventColumns =
-    "event_id, type, source, key, time, content_type, correlation_id, causation_id, traceparent,"
-    " tracestate, expires_at, headers, payload";
-inline constexpr std::size_t kEventColumnCount = 13;
+/// The columns that a publisher writes, of `outbox` and `scheduled` alike. Most events have nothing
+/// for the further ones, and writing NULL costs the server nearly as much as writing a value.
+enum class Columns { Needed, All };
+inline constexpr const char* kNeededColumns =
+    "event_id, type, source, key, time, content_type, payload";
+inline constexpr std::size_t kNeededColumnCount = 7;
 inline constexpr std::size_t kKeyColumn = 3;
+inline constexpr const char* kFurtherColumns =
+    "correlation_id, causation_id, traceparent, tracestate, expires_at, headers";
+inline constexpr std::size_t kFurtherColumnCount = 6;
+
+std::string eventColumns(Columns columns);
+std::size_t eventColumnCount(Columns columns);
+/// Those that this event needs.
+Columns columnsOf(const Event& event, const Origin& origin);
 /// Their values as parameters of a statement, beginning with number `next`, which is moved on.
-std::string eventParameters(std::size_t& next);
+std::string eventParameters(std::size_t& next, Columns columns);
 /// Appends them.
-void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin);
+void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin,
+              Columns columns);
 
 /// Reads the columns of a Row back, beginning at column `at`.
 Row rowFrom(const pqxx::row& fields, int at);

@@ -1,6 +1,5 @@
 #include "outbox/scheduled_table.hpp"
 
-#include "event/timestamp.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
 
@@ -14,11 +13,11 @@ void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event
               const Origin& origin) {
   std::size_t next = 2;
   postgres::Parameters parameters;
-  parameters.add(toRfc3339(event.deliverAt().value()));
-  addEvent(parameters, event, origin);
+  parameters.addTime(event.deliverAt().value());
+  addEvent(parameters, event, origin, Columns::All);
   execute(tx,
-          inSchema("insert into {schema}.scheduled (deliver_at, " + std::string(kEventColumns) +
-                       ") values ($1::text::timestamptz, " + eventParameters(next) + ")",
+          inSchema("insert into {schema}.scheduled (deliver_at, " + eventColumns(Columns::All) +
+                       ") values ($1::timestamptz, " + eventParameters(next, Columns::All) + ")",
                    schema),
           parameters);
 }

@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <pillion/error.hpp>
+#include <utility>
 
 namespace pillion::postgres {
 namespace {
@@ -36,11 +37,36 @@ constexpr unsigned nibble(unsigned char digit) {
   return (digit & 15U) + (digit >> 6U) * 9U;
 }
 
+constexpr char byteOf(const unsigned char* digits) {
+  return static_cast<char>((nibble(digits[0]) << 4U) | nibble(digits[1]));
+}
+
 }  // namespace
 
 Parameters::Parameters(std::initializer_list<std::string_view> values) {
   values_.reserve(values.size());
   for (const std::string_view value : values) add(value);
+}
+
+void Parameters::addUuid(std::string_view text) {
+  std::string bytes;
+  for (std::size_t at = 0; at + 1 < text.size(); at += 2) {
+    if (text[at] == '-') ++at;  // after an even number of digits
+    bytes += byteOf(reinterpret_cast<const unsigned char*>(text.data()) + at);
+  }
+  values_.push_back(std::move(bytes));
+}
+
+void Parameters::addTime(std::chrono::system_clock::time_point time) {
+  // Microseconds since 2000 (PostgreSQL's timestamp.h), in network order.
+  using std::chrono::microseconds;
+  constexpr std::chrono::sys_days kEpoch{std::chrono::year(2000) / 1 / 1};
+  auto left = static_cast<std::uint64_t>(std::chrono::floor<microseconds>(time - kEpoch).count());
+  std::string bytes(sizeof left, '\0');
+  for (auto byte = bytes.rbegin(); byte != bytes.rend(); ++byte, left >>= 8U) {
+    *byte = static_cast<char>(left & 0xFFU);
+  }
+  values_.push_back(std::move(bytes));
 }
 
 pqxx::result execute(pqxx::transaction_base& tx, const std::string& sql,
@@ -82,7 +108,7 @@ std::string bytesOf(const pqxx::field& field) {
   const auto* digits = reinterpret_cast<const unsigned char*>(text.data()) + 2;
   char* to = bytes.data();
   for (std::size_t i = 0, count = bytes.size(); i < count; ++i) {
-    to[i] = static_cast<char>((nibble(digits[2 * i]) << 4U) | nibble(digits[2 * i + 1]));
+    to[i] = byteOf(digits + 2 * i);
   }
   return bytes;
 }

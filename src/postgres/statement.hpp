@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <initializer_list>
 #include <pqxx/pqxx>
 #include <pqxx/version>
@@ -13,9 +15,9 @@
 namespace pillion::postgres {
 
 /// Statement parameters whose number is known only at run time. All travel in PostgreSQL's binary
-/// format, which for text and bytea is the bytes themselves: declare every parameter as one of the
-/// two in the statement (`$1::text::bigint`). An empty text stands for NULL where the statement
-/// says `nullif($n::text, '')`.
+/// format, which for text and bytea is the bytes themselves: declare every parameter that is added
+/// as a text as one of the two in the statement (`$1::text::bigint`). An empty text stands for NULL
+/// where the statement says `nullif($n::text, '')`.
 class Parameters {
  public:
   Parameters() = default;
@@ -23,6 +25,10 @@ class Parameters {
 
   void reserve(std::size_t count) { values_.reserve(count); }
   void add(std::string_view value) { values_.emplace_back(value); }
+  /// For `$n::uuid` and `$n::timestamptz`, which spares the server an expression each: it would
+  /// look up in its catalogue at every execution how to read them from a text. Needs isUuid(text).
+  void addUuid(std::string_view text);
+  void addTime(std::chrono::system_clock::time_point time);
   [[nodiscard]] const std::vector<std::string>& values() const { return values_; }
 
  private:

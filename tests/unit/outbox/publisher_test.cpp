@@ -85,30 +85,64 @@ TEST_CASE("onCommitted is not called when nothing was committed") {
   CHECK(calls == 0);
 }
 
-TEST_CASE("an insert of many rows numbers its parameters through, thirteen a row") {
-  const std::string one = outbox::insertStatement("s", 1);
+TEST_CASE("an insert of many rows numbers its parameters through, thirteen a row or seven") {
+  using outbox::Columns;
+  const std::string one = outbox::insertStatement("s", 1, Columns::All);
   CHECK(has(one, R"(insert into "s".outbox)"));
-  CHECK(has(one, "$13::bytea)"));
+  CHECK(has(one, "nullif($13::text, ''))"));
   CHECK_FALSE(has(one, "$14"));
-  const std::string many = outbox::insertStatement("s", 64);
+  const std::string many = outbox::insertStatement("s", 64, Columns::All);
   CHECK(has(many, "$832"));
   CHECK_FALSE(has(many, "$833"));
+  const std::string needed = outbox::insertStatement("s", 64, Columns::Needed);
+  CHECK(has(needed, "$448::bytea)"));
+  CHECK_FALSE(has(needed, "$449"));
+  CHECK_FALSE(has(needed, "headers"));
+}
+
+TEST_CASE("an event with anything beyond the needed columns is written with all of them") {
+  using outbox::Columns;
+  using outbox::columnsOf;
+  const outbox::Origin alone{"s", "", "", {}};
+  const Event plain("t", 1);
+  CHECK(columnsOf(plain, alone) == Columns::Needed);
+  CHECK(columnsOf(plain, {"s", "correlation", "", {}}) == Columns::All);
+  CHECK(columnsOf(plain, {"s", "", "cause", {}}) == Columns::All);
+  CHECK(columnsOf(plain, {"s", "", "", {"parent", ""}}) == Columns::All);
+  CHECK(columnsOf(plain, {"s", "", "", {"", "state"}}) == Columns::All);
+  Event expires("t", 1);
+  expires.setExpiresAt(Event::Time(std::chrono::seconds(1)));
+  CHECK(columnsOf(expires, alone) == Columns::All);
+  Event headers("t", 1);
+  headers.setHeader("h", "");
+  CHECK(columnsOf(headers, alone) == Columns::All);
 }
 
 TEST_CASE("an event's parameters are its fields, one for each of the statement's") {
   Event event = Event::ofBytes("type", "body", "text/plain");
   event.setKey("key").setCorrelationId("corr").setCausationId("cause").setHeader("h", "ü\"");
-  event.setTime(Event::Time(std::chrono::seconds(1)));
-  postgres::Parameters parameters;
-  outbox::addEvent(parameters, event,
-                   {.source = "source",
-                    .correlationId = event.correlationId(),
-                    .causationId = event.causationId(),
-                    .trace = {"parent", "state"}});
-  CHECK(parameters.values() == std::vector<std::string>{event.id(), "type", "source", "key",
-                                                        "1970-01-01T00:00:01.000000Z", "text/plain",
-                                                        "corr", "cause", "parent", "state", "",
-                                                        R"({"h":"ü\""})", "body"});
+  event.setId("018f0000-0a0B-7c0d-8e0f-0123456789aB");
+  event.setTime(Event::Time(std::chrono::sys_days(std::chrono::year(2000) / 1 / 1)) +
+                std::chrono::microseconds(258));
+  const outbox::Origin origin{.source = "source",
+                              .correlationId = event.correlationId(),
+                              .causationId = event.causationId(),
+                              .trace = {"parent", "state"}};
+  std::vector<std::string> values{
+      std::string("\x01\x8f\0\0\x0a\x0b\x7c\x0d\x8e\x0f\x01\x23\x45\x67\x89\xab", 16),
+      "type",
+      "source",
+      "key",
+      std::string("\0\0\0\0\0\0\x01\x02", 8),
+      "text/plain",
+      "body"};
+  postgres::Parameters needed;
+  outbox::addEvent(needed, event, origin, outbox::Columns::Needed);
+  CHECK(needed.values() == values);
+  values.insert(values.end(), {"corr", "cause", "parent", "state", "", R"({"h":"ü\""})"});
+  postgres::Parameters all;
+  outbox::addEvent(all, event, origin, outbox::Columns::All);
+  CHECK(all.values() == values);
 }
 
 TEST_CASE("the text of an error is cut before PostgreSQL's DETAIL, which can hold row values") {

@@ -61,6 +61,15 @@ TEST_CASE("parameters keep their order and their bytes") {
   CHECK(parameters.values() == std::vector<std::string>{"a", "", std::string("\0b", 2)});
 }
 
+TEST_CASE("a time is microseconds since 2000, also before that and below a microsecond") {
+  Parameters parameters;
+  const auto epoch = std::chrono::sys_days(std::chrono::year(2000) / 1 / 1);
+  parameters.addTime(epoch);
+  parameters.addTime(epoch - std::chrono::nanoseconds(1));
+  CHECK(parameters.values() ==
+        std::vector<std::string>{std::string(8, '\0'), std::string(8, '\xff')});
+}
+
 TEST_CASE("a row's columns are read in the order in which they are asked for") {
   const auto result =
       resultOf({"skipped", "7", "63", "id", "type", "source", "key", "time", "ct", "corr", "cause",
