@@ -80,29 +80,11 @@ struct Arrivals {
   }
 };
 
-/// Ends the alarm also when a check throws.
-struct MemoryAlarm {
-  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
-  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-};
-
-void deleteExchange(const std::string& exchange) {
-  Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + exchange +
-                     "\">>), false, <<\"test\">>)");
-}
-
 /// By the broker itself: nobody's connection is touched.
 bool exchangeExists(const std::string& exchange) {
   return Servers::mq().eval(
              "element(1, rabbit_exchange:lookup(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
              exchange + "\">>)))") == "ok";
-}
-
-template <typename Condition>
-bool holdsFor(std::chrono::milliseconds time, Condition&& condition) {
-  return !eventually(time, [&] { return !condition(); });
 }
 
 bool says(const support::Process& process, const std::string& text) {
@@ -166,7 +148,7 @@ TEST_CASE("an exchange deleted in mid-flow is declared again by the relay itself
   flow.begin();
   Arrivals arrivals;
   REQUIRE(arrivals.complete(queue, 200));
-  deleteExchange(flow.exchange);
+  Servers::mq().deleteExchange(flow.exchange);
   REQUIRE(eventually(20s, [&] { return exchangeExists(flow.exchange); }));
   // Without a binding, and nothing may be lost for that either.
   REQUIRE(eventually(10s, [&] { return flow.parked() > 0; }));
@@ -189,7 +171,7 @@ TEST_CASE("with --no-declare a lost exchange is waited for, and it is said why")
   flow.begin();
   Arrivals arrivals;
   REQUIRE(arrivals.complete(*queue, 200));
-  deleteExchange(flow.exchange);
+  Servers::mq().deleteExchange(flow.exchange);
   CHECK(eventually(20s, [&] { return says(relay, "exchange '" + flow.exchange + "'"); }));
   CHECK(eventually(20s, [&] { return says(relay, "does not exist and declareTopology is off"); }));
   const auto attempts = [&] {

@@ -380,18 +380,6 @@ TEST_CASE("control characters of a letter do not reach the terminal, its JSON is
         painted.messageId);
 }
 
-namespace {
-
-/// Ends the alarm also when a check throws.
-struct MemoryAlarm {
-  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
-  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-};
-
-}  // namespace
-
 TEST_CASE("while the broker blocks publishers a dead letter holds up no event of other keys") {
   const World world;
   const LogCapture log;

@@ -288,8 +288,7 @@ TEST_CASE("what an operator has not made of the topology is named at the start")
   journalConsumer(options, "refused")->start();
   for (const std::string exchange :
        {"refused.partial.unkeyed", "refused.partial.partitions", world.exchange.c_str()}) {
-    Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + exchange +
-                       "\">>), false, <<\"test\">>), ok");
+    Servers::mq().deleteExchange(exchange);
     checkStartThrows<ConfigError>(options, {"'" + exchange + "'", "declareTopology"});
   }
 }

@@ -21,6 +21,7 @@ namespace pillion::test {
 
 using namespace std::chrono_literals;
 using support::eventually;
+using support::holdsFor;
 
 /// The two servers of this program, started when first asked for and stopped at its end.
 struct Servers {
@@ -33,6 +34,15 @@ struct Servers {
   static support::RabbitServer& mq() { return *instance().rabbit; }
   /// Ends both; called by the test program's main after the last test.
   static void shutDown();
+};
+
+/// The broker blocks publishers while this lives, and no longer when a check throws.
+class MemoryAlarm {
+ public:
+  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
+  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
+  MemoryAlarm(const MemoryAlarm&) = delete;
+  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
 };
 
 /// "prefix-1", "prefix-2", …: never the same twice in a program.

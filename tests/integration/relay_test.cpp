@@ -344,8 +344,7 @@ TEST_CASE("a deleted exchange is declared again and nothing is lost") {
   relay->start();
   setup.publish(0, 10);
   REQUIRE(eventually(10s, [&] { return before.applied() == 10; }));
-  Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
-                     setup.exchange + "\">>), false, <<\"test\">>)");
+  Servers::mq().deleteExchange(setup.exchange);
   setup.publish(10, 20);
   JournalService after(setup.exchange);
   REQUIRE(eventually(30s, [&] { return after.applied() == 10; }));
