@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <future>
-#include <map>
 
 namespace pillion::test {
 namespace {
@@ -111,6 +110,12 @@ support::Process startRelayProcess(const TestDatabase& database, const std::stri
   options.environment["PILLION_FAILPOINTS"] = failpoints;
   options.output = Servers::instance().directory / (uniqueName("relay") + ".log");
   return support::Process(options);
+}
+
+std::map<std::string, int> lanesPerHolder(const TestDatabase& database) {
+  std::map<std::string, int> lanes;
+  for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
+  return lanes;
 }
 
 bool drained(const TestDatabase& database) {

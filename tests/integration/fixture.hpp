@@ -2,6 +2,7 @@
 
 #include <amqp/connection.hpp>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
 #include <pillion/pillion.hpp>
@@ -98,6 +99,9 @@ support::Process startRelayProcess(const TestDatabase& database, const std::stri
 /// Environment with which a child finds this database and the broker.
 std::map<std::string, std::string> environmentFor(const TestDatabase& database,
                                                   const std::string& exchange);
+
+/// Who has how many lanes; "" for free ones.
+std::map<std::string, int> lanesPerHolder(const TestDatabase& database);
 
 /// Nothing pending and nothing parked, by the outbox's own tables.
 bool drained(const TestDatabase& database);
