@@ -52,14 +52,18 @@ BrokerOptions brokerOptions(const std::string& exchange) {
   return options;
 }
 
-RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange) {
+RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange) {
   RelayOptions options;
-  options.database = database.options();
+  options.database = database;
   options.broker = brokerOptions(exchange);
   options.name = "test relay";
   options.unroutableFirst = 50ms;
   options.unroutableMost = 200ms;
   return options;
+}
+
+RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange) {
+  return relayOptions(database.options(), exchange);
 }
 
 TestQueue::TestQueue(const std::string& exchange, const std::string& pattern)

@@ -73,6 +73,7 @@ class TestDatabase {
 BrokerOptions brokerOptions(const std::string& exchange);
 
 /// Relay options for this database and exchange, with quick retries.
+RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange);
 RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange);
 
 /// A durable queue bound to the exchange, read by the test itself.
