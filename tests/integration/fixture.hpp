@@ -92,6 +92,20 @@ class TestQueue {
   std::unique_ptr<amqp::Connection> connection_;
 };
 
+/// An outbox, the exchange that its events are for, and a service that writes them.
+struct TestOutbox {
+  TestDatabase database;
+  std::string exchange = uniqueName("exchange");
+  std::unique_ptr<EventPublisher> publisher =
+      EventPublisher::create("test-service", {.database = database.options()});
+};
+
+/// The same with a queue that sees everything, and a relay that is not started yet.
+struct RelayedOutbox : TestOutbox {
+  TestQueue queue{exchange};
+  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
+};
+
 /// The program `pillion` as a process of its own.
 support::Process startRelayProcess(const TestDatabase& database, const std::string& exchange,
                                    const std::string& failpoints = "",

@@ -19,12 +19,7 @@ namespace {
 constexpr int kWriters = 10;
 constexpr int kKeys = 100;
 
-struct Workload {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("orders", {.database = database.options()});
-
+struct Workload : TestOutbox {
   Workload() {
     database.execute(
         "create table aggregate (key text primary key, version int not null default 0);"

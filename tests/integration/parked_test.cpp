@@ -11,12 +11,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-
+struct Setup : TestOutbox {
   void publish(const std::string& type, int n, const std::string& key) const {
     publisher->publish(Event(type, {{"n", n}}).setKey(key));
   }

@@ -50,12 +50,7 @@ class JournalService {
   std::unique_ptr<EventConsumer> consumer_;
 };
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-
+struct Setup : TestOutbox {
   void publish(int from, int to) const {
     auto connection = database.connect();
     for (int n = from; n < to; ++n) {

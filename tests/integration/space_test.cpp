@@ -18,13 +18,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
+struct Setup : RelayedOutbox {
   std::set<std::string> ids = {};
   std::map<std::string, int> last = {};
   int outOfOrder = 0;

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <map>
-#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -41,13 +40,8 @@ class Arrivals {
 
 /// An outbox with one writer, which takes the keys in turns: the n-th turn writes version n of
 /// each.
-struct VersionedFlow {
+struct VersionedFlow : TestOutbox {
   static constexpr int kKeys = 200;
-
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("orders", {.database = database.options()});
 
   explicit VersionedFlow(int keys = kKeys) : keys_(keys) {}
 
