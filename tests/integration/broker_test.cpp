@@ -15,6 +15,19 @@ struct Flow : VersionedFlow {
   [[nodiscard]] long parked() const {
     return database.count("select count(*) from pillion.parked");
   }
+  /// How often the parked ones were tried.
+  [[nodiscard]] long attempts() const {
+    return database.count("select sum(attempts) from pillion.parked");
+  }
+  /// The same once it stays: the last attempt may be written yet, no further one is made.
+  [[nodiscard]] long attemptsAtRest() const {
+    long tried = 0;
+    REQUIRE(eventually(10s, [&] {
+      tried = attempts();
+      return holdsFor(1s, [&] { return attempts() == tried; });
+    }));
+    return tried;
+  }
   /// Nothing that happened was taken for an event's fault.
   [[nodiscard]] bool nobodyIsBlamed() const {
     return database.query(
@@ -53,20 +66,12 @@ TEST_CASE("an alarm in the middle of the flow: said once, nothing parked or blam
   {
     const MemoryAlarm alarm;
     REQUIRE(eventually(10s, [&] { return log.count("blocks publishers") == 1; }));
-    const auto attempts = [&] {
-      return flow.database.count("select sum(attempts) from pillion.parked");
-    };
-    // The last of them may be written yet; no further one is made.
-    long tried = 0;
-    REQUIRE(eventually(10s, [&] {
-      tried = attempts();
-      return holdsFor(1s, [&] { return attempts() == tried; });
-    }));
+    const long tried = flow.attemptsAtRest();
     const auto published = relay->stats().published;
     const std::size_t before = flow.written();
     CHECK(holdsFor(3s, [&] { return relay->stats().published == published; }));
     CHECK(flow.written() > before);  // producers are not held up
-    CHECK(attempts() == tried);
+    CHECK(flow.attempts() == tried);
     CHECK(flow.parked() == 1);
     CHECK(flow.nobodyIsBlamed());
   }
@@ -117,16 +122,9 @@ TEST_CASE("with --no-declare a lost exchange is waited for, and it is said why")
   Servers::mq().deleteExchange(flow.exchange);
   CHECK(eventually(20s, [&] { return says(relay, "exchange '" + flow.exchange + "'"); }));
   CHECK(eventually(20s, [&] { return says(relay, "does not exist and declareTopology is off"); }));
-  const auto attempts = [&] {
-    return flow.database.count("select sum(attempts) from pillion.parked");
-  };
-  long tried = 0;
-  REQUIRE(eventually(10s, [&] {
-    tried = attempts();
-    return holdsFor(1s, [&] { return attempts() == tried; });
-  }));
+  const long tried = flow.attemptsAtRest();
   CHECK(holdsFor(3s, [&] { return !exchangeExists(flow.exchange) && flow.parked() == 1; }));
-  CHECK(attempts() == tried);
+  CHECK(flow.attempts() == tried);
   CHECK(flow.nobodyIsBlamed());
   CHECK(relay.running());
 

@@ -38,8 +38,7 @@ class Arrivals {
   int outOfOrder_ = 0;
 };
 
-/// An outbox with one writer, which takes the keys in turns: the n-th turn writes version n of
-/// each.
+/// An outbox with one writer, which takes the keys in turns: the n-th turn writes version n of all.
 struct VersionedFlow : TestOutbox {
   static constexpr int kKeys = 200;
 
