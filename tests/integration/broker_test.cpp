@@ -1,49 +1,32 @@
 // What the relay does while the broker cannot or may not take its events.
 #define PILLION_TEST_MAIN
-#include <atomic>
-#include <set>
-#include <thread>
-
 #include "consumer_fixture.hpp"
+#include "versioned_flow.hpp"
 
 namespace pillion::test {
 namespace {
 
-Event numbered(int n) {
-  return Event("product.created", {{"n", n}}).setKey("key-" + std::to_string(n % 5));
-}
-
 /// An outbox into which one thread writes all the time.
-struct Flow {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-  std::atomic<int> written{0};
-
-  Flow() = default;
-  ~Flow() { end(); }
-  Flow(const Flow&) = delete;
-  Flow& operator=(const Flow&) = delete;
-
-  void begin() {
-    writer_ = std::jthread([this](const std::stop_token& stop) {
-      auto connection = database.connect();
-      while (!stop.stop_requested()) {
-        pqxx::work tx{connection};
-        publisher->publish(tx, numbered(written));
-        tx.commit();
-        ++written;
-        std::this_thread::sleep_for(1ms);  // a steady flow, not a flood
-      }
-    });
-  }
-  void end() {
-    writer_.request_stop();
-    if (writer_.joinable()) writer_.join();
-  }
+struct Flow : VersionedFlow {
+  Flow() : VersionedFlow(5) {}
+  void begin() { beginWriting(1, 1ms); }  // a steady flow, not a flood
+  /// At least what was written when this was asked.
+  [[nodiscard]] bool reaches(Arrivals& arrivals) const { return arrivals.reach(written(), 30s); }
   [[nodiscard]] long parked() const {
     return database.count("select count(*) from pillion.parked");
+  }
+  /// How often the parked ones were tried.
+  [[nodiscard]] long attempts() const {
+    return database.count("select sum(attempts) from pillion.parked");
+  }
+  /// The same once it stays: the last attempt may be written yet, no further one is made.
+  [[nodiscard]] long attemptsAtRest() const {
+    long tried = 0;
+    REQUIRE(eventually(10s, [&] {
+      tried = attempts();
+      return holdsFor(1s, [&] { return attempts() == tried; });
+    }));
+    return tried;
   }
   /// Nothing that happened was taken for an event's fault.
   [[nodiscard]] bool nobodyIsBlamed() const {
@@ -51,58 +34,13 @@ struct Flow {
                "select sum(crashes) || ' ' || (select count(suspect_id) from pillion.relay)"
                " from pillion.lane") == "0 0";
   }
-
- private:
-  std::jthread writer_;
 };
-
-/// What arrives: each event once, and the numbers of each key in their order.
-struct Arrivals {
-  std::set<int> numbers = {};
-  std::map<std::string, int> last = {};
-  int outOfOrder = 0;
-
-  void add(const std::vector<amqp::Message>& messages) {
-    for (const auto& message : messages) {
-      const auto event = std::get<Event>(amqp::eventFrom(message));
-      const int n = event.data().at("n").get<int>();
-      if (!numbers.insert(n).second) continue;
-      const auto before = last.find(event.key());
-      if (before != last.end() && n < before->second) ++outOfOrder;
-      last[event.key()] = n;
-    }
-  }
-  [[nodiscard]] bool complete(TestQueue& queue, int count) {
-    return eventually(30s, [&] {
-      add(queue.readFor(50ms));
-      return numbers.size() >= static_cast<std::size_t>(count);
-    });
-  }
-};
-
-/// Ends the alarm also when a check throws.
-struct MemoryAlarm {
-  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
-  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-};
-
-void deleteExchange(const std::string& exchange) {
-  Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + exchange +
-                     "\">>), false, <<\"test\">>)");
-}
 
 /// By the broker itself: nobody's connection is touched.
 bool exchangeExists(const std::string& exchange) {
   return Servers::mq().eval(
              "element(1, rabbit_exchange:lookup(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
              exchange + "\">>)))") == "ok";
-}
-
-template <typename Condition>
-bool holdsFor(std::chrono::milliseconds time, Condition&& condition) {
-  return !eventually(time, [&] { return !condition(); });
 }
 
 bool says(const support::Process& process, const std::string& text) {
@@ -113,7 +51,7 @@ bool says(const support::Process& process, const std::string& text) {
 
 TEST_CASE("an alarm in the middle of the flow: said once, nothing parked or blamed, all goes on") {
   Flow flow;
-  TestQueue queue(flow.exchange, "product.*");
+  TestQueue queue(flow.exchange, "order.*");
   const LogCapture log;
   auto options = relayOptions(flow.database, flow.exchange);
   options.broker.stallTimeout = 1s;  // being blocked is not being stalled
@@ -123,32 +61,24 @@ TEST_CASE("an alarm in the middle of the flow: said once, nothing parked or blam
   flow.publisher->publish(Event("nobody.listens", {{"n", -1}}));
   REQUIRE(eventually(10s, [&] { return flow.parked() == 1; }));
   flow.begin();
-  Arrivals arrivals;
-  REQUIRE(arrivals.complete(queue, 200));
+  Arrivals arrivals(queue);
+  REQUIRE(arrivals.reach(200, 30s));
   {
     const MemoryAlarm alarm;
     REQUIRE(eventually(10s, [&] { return log.count("blocks publishers") == 1; }));
-    const auto attempts = [&] {
-      return flow.database.count("select sum(attempts) from pillion.parked");
-    };
-    // The last of them may be written yet; no further one is made.
-    long tried = 0;
-    REQUIRE(eventually(10s, [&] {
-      tried = attempts();
-      return holdsFor(1s, [&] { return attempts() == tried; });
-    }));
+    const long tried = flow.attemptsAtRest();
     const auto published = relay->stats().published;
-    const int before = flow.written;
+    const std::size_t before = flow.written();
     CHECK(holdsFor(3s, [&] { return relay->stats().published == published; }));
-    CHECK(flow.written > before);  // producers are not held up
-    CHECK(attempts() == tried);
+    CHECK(flow.written() > before);  // producers are not held up
+    CHECK(flow.attempts() == tried);
     CHECK(flow.parked() == 1);
     CHECK(flow.nobodyIsBlamed());
   }
-  CHECK(arrivals.complete(queue, flow.written));
-  flow.end();
-  CHECK(arrivals.complete(queue, flow.written));
-  CHECK(arrivals.outOfOrder == 0);
+  CHECK(flow.reaches(arrivals));
+  flow.endWriting();
+  CHECK(flow.reaches(arrivals));
+  CHECK(arrivals.outOfOrder() == 0);
   CHECK(flow.parked() == 1);
   CHECK(relay->stats().repeated == 0);
   CHECK(log.count("blocks publishers") == 1);
@@ -164,57 +94,50 @@ TEST_CASE("an exchange deleted in mid-flow is declared again by the relay itself
   REQUIRE(eventually(10s, [&] { return exchangeExists(flow.exchange); }));
   TestQueue queue(flow.exchange);
   flow.begin();
-  Arrivals arrivals;
-  REQUIRE(arrivals.complete(queue, 200));
-  deleteExchange(flow.exchange);
+  Arrivals arrivals(queue);
+  REQUIRE(arrivals.reach(200, 30s));
+  Servers::mq().deleteExchange(flow.exchange);
   REQUIRE(eventually(20s, [&] { return exchangeExists(flow.exchange); }));
   // Without a binding, and nothing may be lost for that either.
   REQUIRE(eventually(10s, [&] { return flow.parked() > 0; }));
   amqp::Connection connection(brokerOptions(flow.exchange), "test");
   connection.bindQueue(queue.name(), flow.exchange, "#");
   connection.close();
-  CHECK(arrivals.complete(queue, flow.written));
-  flow.end();
-  CHECK(arrivals.complete(queue, flow.written));
-  CHECK(arrivals.outOfOrder == 0);
+  CHECK(flow.reaches(arrivals));
+  flow.endWriting();
+  CHECK(flow.reaches(arrivals));
+  CHECK(arrivals.outOfOrder() == 0);
   CHECK(eventually(10s, [&] { return drained(flow.database); }));
 }
 
 TEST_CASE("with --no-declare a lost exchange is waited for, and it is said why") {
   Flow flow;
-  auto queue = std::make_unique<TestQueue>(flow.exchange, "product.*");
+  TestQueue queue(flow.exchange, "order.*");
   auto relay = startRelayProcess(flow.database, flow.exchange, "", {"--no-declare"});
   flow.publisher->publish(Event("nobody.listens", {{"n", -1}}));
   REQUIRE(eventually(20s, [&] { return flow.parked() == 1; }));
   flow.begin();
-  Arrivals arrivals;
-  REQUIRE(arrivals.complete(*queue, 200));
-  deleteExchange(flow.exchange);
+  Arrivals arrivals(queue);
+  REQUIRE(arrivals.reach(200, 30s));
+  Servers::mq().deleteExchange(flow.exchange);
   CHECK(eventually(20s, [&] { return says(relay, "exchange '" + flow.exchange + "'"); }));
   CHECK(eventually(20s, [&] { return says(relay, "does not exist and declareTopology is off"); }));
-  const auto attempts = [&] {
-    return flow.database.count("select sum(attempts) from pillion.parked");
-  };
-  long tried = 0;
-  REQUIRE(eventually(10s, [&] {
-    tried = attempts();
-    return holdsFor(1s, [&] { return attempts() == tried; });
-  }));
+  const long tried = flow.attemptsAtRest();
   CHECK(holdsFor(3s, [&] { return !exchangeExists(flow.exchange) && flow.parked() == 1; }));
-  CHECK(attempts() == tried);
+  CHECK(flow.attempts() == tried);
   CHECK(flow.nobodyIsBlamed());
   CHECK(relay.running());
 
   // The operator makes exchange and binding, in this order, so the first may come between.
-  arrivals.add(queue->readFor(200ms));
+  arrivals.readFor(200ms);
   amqp::Connection connection(brokerOptions(flow.exchange), "test");
   connection.declareTopicExchange(flow.exchange);
-  connection.bindQueue(queue->name(), flow.exchange, "product.*");
+  connection.bindQueue(queue.name(), flow.exchange, "order.*");
   connection.close();
-  CHECK(arrivals.complete(*queue, flow.written));
-  flow.end();
-  CHECK(arrivals.complete(*queue, flow.written));
-  CHECK(arrivals.outOfOrder == 0);
+  CHECK(flow.reaches(arrivals));
+  flow.endWriting();
+  CHECK(flow.reaches(arrivals));
+  CHECK(arrivals.outOfOrder() == 0);
   CHECK(eventually(10s, [&] { return readOutboxStatus(flow.database.options()).pending == 0; }));
   CHECK(eventually(10s, [&] { return flow.parked() == 1; }));
   CHECK(relay.terminate(15s) == 0);
@@ -235,7 +158,7 @@ TEST_CASE("a relay whose user may declare nothing works with --no-declare and --
   const std::vector<std::string> arguments{"--amqp-url", Servers::mq().url(user, "secret"),
                                            "--no-declare"};
   flow.begin();
-  Arrivals arrivals;
+  Arrivals arrivals(queue);
   {
     // With the fence it waits and says what it may not do.
     auto fenced = startRelayProcess(flow.database, flow.exchange, "", arguments);
@@ -246,13 +169,13 @@ TEST_CASE("a relay whose user may declare nothing works with --no-declare and --
   auto unfenced = arguments;
   unfenced.emplace_back("--no-fence");
   auto relay = startRelayProcess(flow.database, flow.exchange, "", unfenced);
-  CHECK(arrivals.complete(queue, 200));
+  CHECK(arrivals.reach(200, 30s));
   CHECK(Servers::mq().eval("length([Q || Q <- rabbit_amqqueue:list(), binary:match("
                            "element(4, amqqueue:get_name(Q)), <<\"pillion.fence.\">>) =/="
                            " nomatch])") == "0");
-  flow.end();
-  CHECK(arrivals.complete(queue, flow.written));
-  CHECK(arrivals.outOfOrder == 0);
+  flow.endWriting();
+  CHECK(flow.reaches(arrivals));
+  CHECK(arrivals.outOfOrder() == 0);
   CHECK(relay.terminate(15s) == 0);
   CHECK(drained(flow.database));
 }

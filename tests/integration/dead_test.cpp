@@ -213,31 +213,6 @@ TEST_CASE("a redrive to a queue that is gone says so and keeps the letter") {
   CHECK(eventually(20s, [&] { return scene.letters() == 1; }));
 }
 
-TEST_CASE("a letter that the broker moved after its delivery limit can be redriven") {
-  const World world;
-  auto options = world.consumerOptions();
-  options.deliveryLimit = 1;
-  {
-    const auto first = journalConsumer(options, "limited");
-    first->start();
-  }
-  send(world.exchange, numberedEvents(1)[0]);
-  for (int death = 0; death < 4 && Servers::mq().queueDepth("limited.events") > 0; ++death) {
-    ConsumerProcess victim(world, "limited", "delivery.claimed=kill@1", {"deliveryLimit=1"});
-    CHECK(eventually(20s, [&] {
-      return !victim.process().running() || Servers::mq().queueDepth("limited.events") == 0;
-    }));
-  }
-  REQUIRE(eventually(20s, [&] { return Servers::mq().queueDepth("limited.events.dead") == 1; }));
-  const auto letter = dead(world, "list", "limited", {"--json"}).json()["letters"][0];
-  CHECK(letter["reason"] == "delivery-limit");
-  CHECK(letter["queue"] == "limited.events");
-  CHECK(dead(world, "redrive", "limited", {"--reason", "delivery-limit"}).status == 0);
-  ConsumerProcess next(world, "limited", "", {"deliveryLimit=1"});
-  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
-  next.stop();
-}
-
 namespace {
 
 /// The consumer dies of this message until the broker moves it.
@@ -259,6 +234,18 @@ void moveByBroker(const World& world, const std::string& service, const amqp::Me
 }
 
 }  // namespace
+
+TEST_CASE("a letter that the broker moved after its delivery limit can be redriven") {
+  const World world;
+  moveByBroker(world, "limited", messageOf(numberedEvents(1)[0]));
+  const auto letter = dead(world, "list", "limited", {"--json"}).json()["letters"][0];
+  CHECK(letter["reason"] == "delivery-limit");
+  CHECK(letter["queue"] == "limited.events");
+  CHECK(dead(world, "redrive", "limited", {"--reason", "delivery-limit"}).status == 0);
+  ConsumerProcess next(world, "limited", "", {"deliveryLimit=1"});
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  next.stop();
+}
 
 TEST_CASE("a letter that the broker moved goes back to its own queue, whatever its headers say") {
   const World world;
@@ -379,18 +366,6 @@ TEST_CASE("control characters of a letter do not reach the terminal, its JSON is
   CHECK(dead(scene.world, "list", "dyed", {"--json"}).json()["letters"][0]["id"] ==
         painted.messageId);
 }
-
-namespace {
-
-/// Ends the alarm also when a check throws.
-struct MemoryAlarm {
-  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
-  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-};
-
-}  // namespace
 
 TEST_CASE("while the broker blocks publishers a dead letter holds up no event of other keys") {
   const World world;

@@ -66,9 +66,10 @@ void checkRefused(const std::vector<std::string>& arguments, const Environment& 
   CHECK(ended.output.find(".cpp") == std::string::npos);
 }
 
-/// The same of the library: start() throws E with one line that holds all of `hints`.
+/// The same of the library: start() throws E with one line, returned, that holds all of `hints`.
 template <typename E>
-void checkStartThrows(const ConsumerOptions& options, const std::vector<std::string>& hints) {
+std::string checkStartThrows(const ConsumerOptions& options,
+                             const std::vector<std::string>& hints) {
   const LogCapture log;
   const auto consumer = journalConsumer(options, "refused");
   std::string message = "(nothing was thrown)";
@@ -86,6 +87,7 @@ void checkStartThrows(const ConsumerOptions& options, const std::vector<std::str
   for (const std::string& hint : hints) CHECK(message.find(hint) != std::string::npos);
   CHECK((message + log.text()).find(kCanary) == std::string::npos);
   consumer->stop();  // as a program would that goes on without it
+  return message;
 }
 
 Environment environmentWith(const World& world, const std::string& name, const std::string& value) {
@@ -240,16 +242,9 @@ TEST_CASE("missing rights at the broker are not taken for a queue with other set
   declareOnly(world, "somebody");  // so that the exchange is there
   auto options = world.consumerOptions();
   options.broker.url = Servers::mq().url("reader", kCanary);
-  const auto consumer = journalConsumer(options, "unlucky");
-  try {
-    consumer->start();
-    FAIL("start() did not throw");
-  } catch (const ConfigError& error) {
-    const std::string message = error.what();
-    CAPTURE(message);
-    CHECK(message.find("permission") != std::string::npos);
-    CHECK(message.find("delete the queue") == std::string::npos);
-  }
+  const std::string message = checkStartThrows<ConfigError>(options, {"permission"});
+  CAPTURE(message);
+  CHECK(message.find("delete the queue") == std::string::npos);
 }
 
 TEST_CASE("a broker user without the right to read is refused at the start") {
@@ -288,8 +283,7 @@ TEST_CASE("what an operator has not made of the topology is named at the start")
   journalConsumer(options, "refused")->start();
   for (const std::string exchange :
        {"refused.partial.unkeyed", "refused.partial.partitions", world.exchange.c_str()}) {
-    Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" + exchange +
-                       "\">>), false, <<\"test\">>), ok");
+    Servers::mq().deleteExchange(exchange);
     checkStartThrows<ConfigError>(options, {"'" + exchange + "'", "declareTopology"});
   }
 }
@@ -297,19 +291,9 @@ TEST_CASE("what an operator has not made of the topology is named at the start")
 TEST_CASE("a queue that exists with other settings is refused with what to do") {
   const World world;
   amqp::Connection connection(brokerOptions(world.exchange), "test");
-  connection.declareQueue({.name = "classic.events"});
-  const auto consumer = journalConsumer(world, "classic");
-  try {
-    consumer->start();
-    FAIL("start() did not throw");
-  } catch (const ConfigError& error) {
-    const std::string message = error.what();
-    CAPTURE(message);
-    CHECK(message.find("classic.events") != std::string::npos);
-    CHECK(message.find("inequivalent arg") != std::string::npos);
-    CHECK(message.find("delete the queue") != std::string::npos);
-    CHECK(linesIn(message) == 0);
-  }
+  connection.declareQueue({.name = "refused.events"});
+  checkStartThrows<ConfigError>(world.consumerOptions(),
+                                {"refused.events", "inequivalent arg", "delete the queue"});
 }
 
 TEST_CASE("an exchange that exists with another type is refused with its name") {

@@ -1,12 +1,10 @@
 #define PILLION_TEST_MAIN
 #include <algorithm>
 #include <csignal>
-#include <map>
 #include <outbox/postgres_event_log.hpp>
-#include <set>
 
-#include "fixture.hpp"
 #include "support/process_table.hpp"
+#include "versioned_flow.hpp"
 
 // A relay that was paused and replaced: what the database and the broker refuse it, and what the
 // broker refuses its successor meanwhile.
@@ -15,8 +13,6 @@ using namespace pillion;
 using namespace pillion::test;
 
 namespace {
-
-constexpr int kKeys = 200;
 
 /// Every row of these tables with the transaction that wrote it: a write shows even if it wrote
 /// what was there before.
@@ -33,63 +29,13 @@ std::string cursorRows(const TestDatabase& database) {
              "select string_agg(p::text, ' ' order by lane) from pillion.lane_position p");
 }
 
-/// A queue that sees everything, and keys whose versions count up.
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("orders", {.database = database.options()});
-  std::map<std::string, int> version = {};
-  std::set<std::string> ids = {};
-  std::size_t deliveries = 0;
-  int written = 0;
-  int outOfOrder = 0;
-
-  void write(int events) {
-    std::vector<Event> batch;
-    for (int i = 0; i < events; ++i, ++written) {
-      batch.push_back(Event("order.changed", {{"version", written / kKeys + 1}})
-                          .setKey("key-" + std::to_string(written % kKeys)));
-    }
-    auto connection = database.connect();
-    pqxx::work tx{connection};
-    publisher->publish(tx, batch);
-    tx.commit();
-  }
-
-  /// The first arrival of each event must carry the version that follows the last one of its key.
-  void readFor(std::chrono::milliseconds time) {
-    for (const auto& message : queue.readFor(time)) {
-      ++deliveries;
-      if (!ids.insert(message.messageId).second) continue;
-      const auto event = std::get<Event>(amqp::eventFrom(message));
-      const int now = event.data().at("version").get<int>();
-      if (now != ++version[event.key()]) ++outOfOrder;
-      version[event.key()] = now;
-    }
-  }
+struct Setup : WatchedFlow {
   /// What is on its way.
   void readUntilQuiet() {
-    for (std::size_t before = deliveries + 1; before != deliveries;) {
-      before = deliveries;
-      readFor(1s);
+    for (std::size_t before = arrivals.deliveries() + 1; before != arrivals.deliveries();) {
+      before = arrivals.deliveries();
+      arrivals.readFor(1s);
     }
-  }
-  [[nodiscard]] bool allArrived() {
-    return eventually(60s, [&] {
-      readFor(50ms);
-      return ids.size() == static_cast<std::size_t>(written);
-    });
-  }
-
-  /// Lanes per holder, by the database; "" for free ones.
-  [[nodiscard]] bool becomes(const std::map<std::string, int>& expected) const {
-    return eventually(20s, [&] {
-      std::map<std::string, int> lanes;
-      for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
-      return lanes == expected;
-    });
   }
 
   /// Connections that hold fences of this outbox, by the broker.
@@ -128,19 +74,19 @@ enum class Ending { Resumed, Killed };
 void relayPausedAt(const std::string& failpoint, Ending ending) {
   CAPTURE(failpoint);
   Setup setup;
-  setup.write(10 * kKeys);
+  setup.write(10 * Setup::kKeys);
   auto zombie = setup.relay("zombie", failpoint);
   REQUIRE(eventually(20s, [&] { return isStopped(zombie); }));
   const std::string zombies = setup.fenceOwners();
   setup.readUntilQuiet();  // what it had sent
-  const std::size_t sent = setup.deliveries;
-  REQUIRE(setup.ids.size() < static_cast<std::size_t>(setup.written));
+  const std::size_t sent = setup.arrivals.deliveries();
+  REQUIRE(setup.arrivals.events() < setup.written());
 
   auto successor = setup.relay("successor", "", "60000");
-  REQUIRE(setup.becomes({{"successor", 64}}));
-  setup.write(5 * kKeys);
-  setup.readFor(3s);
-  CHECK(setup.deliveries == sent);
+  REQUIRE(setup.becomes({{"successor", 64}}, 20s));
+  setup.write(5 * Setup::kKeys);
+  setup.arrivals.readFor(3s);
+  CHECK(setup.arrivals.deliveries() == sent);
   CHECK(setup.fenceOwners() == zombies);
 
   if (ending == Ending::Killed) {
@@ -159,7 +105,7 @@ void relayPausedAt(const std::string& failpoint, Ending ending) {
     successor.signal(SIGCONT);
   }
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
   CHECK(eventually(10s, [&] { return drained(setup.database); }));
   if (ending == Ending::Resumed) CHECK(zombie.terminate(15s) == 0);
   CHECK(successor.terminate(15s) == 0);

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <future>
-#include <map>
 
 namespace pillion::test {
 namespace {
@@ -53,14 +52,18 @@ BrokerOptions brokerOptions(const std::string& exchange) {
   return options;
 }
 
-RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange) {
+RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange) {
   RelayOptions options;
-  options.database = database.options();
+  options.database = database;
   options.broker = brokerOptions(exchange);
   options.name = "test relay";
   options.unroutableFirst = 50ms;
   options.unroutableMost = 200ms;
   return options;
+}
+
+RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange) {
+  return relayOptions(database.options(), exchange);
 }
 
 TestQueue::TestQueue(const std::string& exchange, const std::string& pattern)
@@ -111,6 +114,12 @@ support::Process startRelayProcess(const TestDatabase& database, const std::stri
   options.environment["PILLION_FAILPOINTS"] = failpoints;
   options.output = Servers::instance().directory / (uniqueName("relay") + ".log");
   return support::Process(options);
+}
+
+std::map<std::string, int> lanesPerHolder(const TestDatabase& database) {
+  std::map<std::string, int> lanes;
+  for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
+  return lanes;
 }
 
 bool drained(const TestDatabase& database) {

@@ -2,6 +2,7 @@
 
 #include <amqp/connection.hpp>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
 #include <pillion/pillion.hpp>
@@ -21,6 +22,7 @@ namespace pillion::test {
 
 using namespace std::chrono_literals;
 using support::eventually;
+using support::holdsFor;
 
 /// The two servers of this program, started when first asked for and stopped at its end.
 struct Servers {
@@ -33,6 +35,15 @@ struct Servers {
   static support::RabbitServer& mq() { return *instance().rabbit; }
   /// Ends both; called by the test program's main after the last test.
   static void shutDown();
+};
+
+/// The broker blocks publishers while this lives, and no longer when a check throws.
+class MemoryAlarm {
+ public:
+  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
+  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
+  MemoryAlarm(const MemoryAlarm&) = delete;
+  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
 };
 
 /// "prefix-1", "prefix-2", …: never the same twice in a program.
@@ -62,6 +73,7 @@ class TestDatabase {
 BrokerOptions brokerOptions(const std::string& exchange);
 
 /// Relay options for this database and exchange, with quick retries.
+RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange);
 RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange);
 
 /// A durable queue bound to the exchange, read by the test itself.
@@ -80,6 +92,20 @@ class TestQueue {
   std::unique_ptr<amqp::Connection> connection_;
 };
 
+/// An outbox, the exchange that its events are for, and a service that writes them.
+struct TestOutbox {
+  TestDatabase database;
+  std::string exchange = uniqueName("exchange");
+  std::unique_ptr<EventPublisher> publisher =
+      EventPublisher::create("test-service", {.database = database.options()});
+};
+
+/// The same with a queue that sees everything, and a relay that is not started yet.
+struct RelayedOutbox : TestOutbox {
+  TestQueue queue{exchange};
+  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
+};
+
 /// The program `pillion` as a process of its own.
 support::Process startRelayProcess(const TestDatabase& database, const std::string& exchange,
                                    const std::string& failpoints = "",
@@ -88,6 +114,9 @@ support::Process startRelayProcess(const TestDatabase& database, const std::stri
 /// Environment with which a child finds this database and the broker.
 std::map<std::string, std::string> environmentFor(const TestDatabase& database,
                                                   const std::string& exchange);
+
+/// Who has how many lanes; "" for free ones.
+std::map<std::string, int> lanesPerHolder(const TestDatabase& database);
 
 /// Nothing pending and nothing parked, by the outbox's own tables.
 bool drained(const TestDatabase& database);

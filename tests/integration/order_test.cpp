@@ -3,12 +3,10 @@
 #include <atomic>
 #include <csignal>
 #include <functional>
-#include <map>
 #include <random>
-#include <set>
 #include <thread>
 
-#include "fixture.hpp"
+#include "versioned_flow.hpp"
 
 // Per-key order under everything that ordinary writers do. The truth is the aggregate's version,
 // which the writer's transaction counts up under the aggregate's row lock.
@@ -21,12 +19,7 @@ namespace {
 constexpr int kWriters = 10;
 constexpr int kKeys = 100;
 
-struct Workload {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("orders", {.database = database.options()});
-
+struct Workload : TestOutbox {
   Workload() {
     database.execute(
         "create table aggregate (key text primary key, version int not null default 0);"
@@ -89,33 +82,6 @@ struct Workload {
   }
 };
 
-struct Seen {
-  std::map<std::string, int> version;
-  std::set<std::string> ids;
-  int outOfOrder = 0;
-  std::size_t repeated = 0;
-
-  /// The first arrival of each event must carry the version that follows the last one of its key.
-  void add(const amqp::Message& message) {
-    if (!ids.insert(message.messageId).second) {
-      ++repeated;
-      return;
-    }
-    const auto event = std::get<Event>(amqp::eventFrom(message));
-    int& last = version[event.key()];
-    const int now = event.data().at("version").get<int>();
-    if (now != last + 1) ++outOfOrder;
-    last = now;
-  }
-};
-
-void collect(TestQueue& queue, Seen& seen, std::size_t expected) {
-  const auto end = std::chrono::steady_clock::now() + 60s;
-  while (seen.ids.size() < expected && std::chrono::steady_clock::now() < end) {
-    for (const auto& message : queue.readFor(100ms)) seen.add(message);
-  }
-}
-
 }  // namespace
 
 TEST_CASE(
@@ -126,13 +92,13 @@ TEST_CASE(
   options.pageEvents = 20;  // live tail and paged backlog take turns
   const auto relay = Relay::create(options);
   relay->start();
-  Seen seen;
+  Arrivals arrivals(queue);
   workload.run([](int done) { return done < 400; });
-  collect(queue, seen, workload.committed());
-  for (const auto& message : queue.readFor(300ms)) seen.add(message);
-  CHECK(seen.ids.size() == workload.committed());
-  CHECK(seen.outOfOrder == 0);
-  CHECK(seen.repeated == 0);
+  CHECK(arrivals.reach(workload.committed(), 60s));
+  arrivals.readFor(300ms);
+  CHECK(arrivals.events() == workload.committed());
+  CHECK(arrivals.outOfOrder() == 0);
+  CHECK(arrivals.repeated() == 0);
 }
 
 namespace {
@@ -157,22 +123,18 @@ class Writing {
 
 /// Waits until the cursor of the one relay was written with events behind it, and then until others
 /// have arrived, which the cursor does not have yet.
-bool isInMidFlow(const Workload& workload, TestQueue& queue, Seen& seen) {
+bool isInMidFlow(const Workload& workload, Arrivals& arrivals) {
   const auto cursor = [&] {
     return workload.database.query(
         "select string_agg(done::text || coalesce(target::text || last_id, ''), ' ' order by lane)"
         " from pillion.lane_position");
   };
-  const auto arrivals = [&](std::size_t count) {
-    const std::size_t from = seen.ids.size();
-    return eventually(20s, [&] {
-      for (const auto& message : queue.readFor(20ms)) seen.add(message);
-      return seen.ids.size() >= from + count;
-    });
+  const auto arrive = [&](std::size_t count) {
+    return arrivals.reach(arrivals.events() + count, 20s);
   };
-  if (!arrivals(20)) return false;
+  if (!arrive(20)) return false;
   const std::string before = cursor();
-  return eventually(20s, [&] { return cursor() != before; }) && arrivals(20);
+  return eventually(20s, [&] { return cursor() != before; }) && arrive(20);
 }
 
 }  // namespace
@@ -180,21 +142,21 @@ bool isInMidFlow(const Workload& workload, TestQueue& queue, Seen& seen) {
 TEST_CASE("per-key order and completeness hold while relays are killed again and again") {
   Workload workload;
   TestQueue queue(workload.exchange);
-  Seen seen;
+  Arrivals arrivals(queue);
   Writing writing(workload);
   for (int kill = 0; kill < 12; ++kill) {
     CAPTURE(kill);
     auto relay = startRelayProcess(workload.database, workload.exchange);
-    REQUIRE(isInMidFlow(workload, queue, seen));
+    REQUIRE(isInMidFlow(workload, arrivals));
     relay.signal(SIGKILL);
     CHECK(relay.waitFor(5s) == 128 + SIGKILL);
   }
   writing.end();
   auto last = startRelayProcess(workload.database, workload.exchange);
-  collect(queue, seen, workload.committed());
-  CHECK(seen.ids.size() == workload.committed());
-  CHECK(seen.outOfOrder == 0);
-  CHECK(seen.repeated > 0);  // otherwise no kill has bitten
+  CHECK(arrivals.reach(workload.committed(), 60s));
+  CHECK(arrivals.events() == workload.committed());
+  CHECK(arrivals.outOfOrder() == 0);
+  CHECK(arrivals.repeated() > 0);  // otherwise no kill has bitten
   CHECK(eventually(10s, [&] { return drained(workload.database); }));
   CHECK(last.terminate(10s) == 0);
 }
@@ -225,12 +187,10 @@ TEST_CASE("relays that end without progress cost a parked event each at most, an
   CHECK(parked <= std::max(0, killed - 3));
   CHECK(workload.database.count("select count(*) from pillion.parked where reason <> 'suspect'") ==
         0);
-  Seen seen;
-  const auto missing = [&] { return static_cast<long>(workload.committed() - seen.ids.size()); };
-  CHECK(eventually(20s, [&] {
-    for (const auto& message : queue.readFor(100ms)) seen.add(message);
-    return missing() <= parked;
-  }));
-  CHECK(seen.outOfOrder <= missing());  // the next one of a key whose event is parked unsent
+  Arrivals arrivals(queue);
+  const std::size_t committed = workload.committed();
+  CHECK(arrivals.reach(committed - static_cast<std::size_t>(parked), 20s));
+  const auto missing = static_cast<long>(committed - arrivals.events());
+  CHECK(arrivals.outOfOrder() <= missing);  // the next one of a key whose event is parked unsent
   CHECK(last.terminate(10s) == 0);
 }

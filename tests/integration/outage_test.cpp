@@ -37,12 +37,6 @@ double cpuSeconds() {
   return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
 }
 
-/// What must hold for as long as the outage is watched.
-template <typename Condition>
-bool holdsFor(std::chrono::milliseconds time, Condition&& condition) {
-  return !eventually(time, [&] { return !condition(); });
-}
-
 bool emptyQueue(const std::string& queue) {
   return Servers::mq().queueDepth(queue) == 0;
 }
@@ -320,18 +314,6 @@ TEST_CASE("a broker that no longer answers is given up after two heartbeats") {
   send(world.exchange, numberedEvents(3));
   checkRecovered(world, log, consumer->queue(), 3);
 }
-
-namespace {
-
-/// Ends the alarm also when a check throws.
-struct MemoryAlarm {
-  MemoryAlarm() { Servers::mq().setMemoryAlarm(true); }
-  ~MemoryAlarm() { Servers::mq().setMemoryAlarm(false); }
-  MemoryAlarm(const MemoryAlarm&) = delete;
-  MemoryAlarm& operator=(const MemoryAlarm&) = delete;
-};
-
-}  // namespace
 
 TEST_CASE("a memory alarm stops the relay but no consumer, and both go on when it ends") {
   const World world;

@@ -26,14 +26,7 @@ std::vector<int> numbersIn(const std::vector<amqp::Message>& messages) {
   return numbers;
 }
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
-};
+using Setup = RelayedOutbox;
 
 }  // namespace
 

@@ -11,12 +11,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-
+struct Setup : TestOutbox {
   void publish(const std::string& type, int n, const std::string& key) const {
     publisher->publish(Event(type, {{"n", n}}).setKey(key));
   }
@@ -25,6 +20,14 @@ struct Setup {
     options.refusedFirst = 300ms;
     options.refusedMost = 1s;
     return options;
+  }
+  [[nodiscard]] std::unique_ptr<Relay> startRelay(
+      ParkedPolicy policy = ParkedPolicy::Continue) const {
+    auto changed = options();
+    changed.parked = policy;
+    auto relay = Relay::create(changed);
+    relay->start();
+    return relay;
   }
   [[nodiscard]] std::string parked() const {
     return database.query(
@@ -66,10 +69,7 @@ class MessageLimit {
 TEST_CASE("with hold, a key waits behind its unroutable event and follows in order; others go on") {
   Setup setup;
   TestQueue heard(setup.exchange, "heard");
-  auto options = setup.options();
-  options.parked = ParkedPolicy::Hold;
-  const auto relay = Relay::create(options);
-  relay->start();
+  const auto relay = setup.startRelay(ParkedPolicy::Hold);
   setup.publish("lonely", 1, "a");
   for (int n = 2; n <= 6; ++n) setup.publish(n == 4 ? "lonely" : "heard", n, "a");
   setup.publish("heard", 10, "b");
@@ -107,25 +107,19 @@ TEST_CASE("a type can hold its key while others do not, also from the command li
 TEST_CASE("held events outlive their relay, and are let go by one that does not hold") {
   Setup setup;
   TestQueue heard(setup.exchange, "heard");
-  auto options = setup.options();
-  options.parked = ParkedPolicy::Hold;
   {
-    const auto relay = Relay::create(options);
-    relay->start();
+    const auto relay = setup.startRelay(ParkedPolicy::Hold);
     setup.publish("lonely", 1, "a");
     for (int n = 2; n <= 4; ++n) setup.publish("heard", n, "a");
     CHECK(setup.nothingPending());
   }
   {
-    const auto relay = Relay::create(options);
-    relay->start();
+    const auto relay = setup.startRelay(ParkedPolicy::Hold);
     setup.publish("heard", 5, "a");
     CHECK(setup.nothingPending());
     CHECK(eventually(5s, [&] { return setup.parked().ends_with("held:0 held:0 held:0 held:0"); }));
   }
-  options.parked = ParkedPolicy::Continue;
-  const auto relay = Relay::create(options);
-  relay->start();
+  const auto relay = setup.startRelay(ParkedPolicy::Continue);
   CHECK(numbersOf(heard.read(4)) == std::vector<int>{2, 3, 4, 5});
 }
 
@@ -133,8 +127,7 @@ TEST_CASE("a refused event is tried again and published when the broker takes it
   Setup setup;
   TestQueue queue(setup.exchange);
   MessageLimit limit(1'000'000);
-  const auto relay = Relay::create(setup.options());
-  relay->start();
+  const auto relay = setup.startRelay();
   setup.publisher->publish(Event("big", {{"n", 1}, {"text", std::string(1'500'000, 'x')}}));
   setup.publish("small", 2, "");
   CHECK(numbersOf(queue.read(1)) == std::vector<int>{2});

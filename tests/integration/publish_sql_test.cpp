@@ -13,14 +13,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("shop", {.database = database.options()});
-  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
-
+struct Setup : RelayedOutbox {
   /// Of the server's error, or "" when there was none. Nothing stays written.
   std::string refusal(const std::string& call) const {
     auto connection = database.connect();

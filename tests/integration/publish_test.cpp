@@ -12,14 +12,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
-
+struct Setup : RelayedOutbox {
   /// The error that a statement is refused with, and what it left behind.
   [[nodiscard]] std::string refusal(const std::string& arguments) const {
     auto connection = database.connect();

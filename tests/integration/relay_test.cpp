@@ -50,12 +50,7 @@ class JournalService {
   std::unique_ptr<EventConsumer> consumer_;
 };
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-
+struct Setup : TestOutbox {
   void publish(int from, int to) const {
     auto connection = database.connect();
     for (int n = from; n < to; ++n) {
@@ -344,8 +339,7 @@ TEST_CASE("a deleted exchange is declared again and nothing is lost") {
   relay->start();
   setup.publish(0, 10);
   REQUIRE(eventually(10s, [&] { return before.applied() == 10; }));
-  Servers::mq().eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"" +
-                     setup.exchange + "\">>), false, <<\"test\">>)");
+  Servers::mq().deleteExchange(setup.exchange);
   setup.publish(10, 20);
   JournalService after(setup.exchange);
   REQUIRE(eventually(30s, [&] { return after.applied() == 10; }));

@@ -13,12 +13,6 @@ using namespace pillion::test;
 
 namespace {
 
-std::map<std::string, int> shares(const TestDatabase& database) {
-  std::map<std::string, int> lanes;
-  for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
-  return lanes;
-}
-
 std::vector<Event> oneForEachLane(const std::string& type) {
   std::vector<Event> events;
   for (int key = 0; key < 600; ++key) {  // 64 lanes are not missed by so many keys
@@ -66,23 +60,23 @@ TEST_CASE("when all relays were cut off from the broker for longer than a lease,
     return made;
   };
   const auto first = relay("first");
-  REQUIRE(eventually(15s, [&] { return shares(database)["first"] == 64; }));
+  REQUIRE(eventually(15s, [&] { return lanesPerHolder(database)["first"] == 64; }));
   const auto second = relay("second");
-  REQUIRE(eventually(15s, [&] { return shares(database)["second"] == 32; }));
+  REQUIRE(eventually(15s, [&] { return lanesPerHolder(database)["second"] == 32; }));
   gate.refuse();
   gate.cut();
   // One of them gives its lanes back after a lease, since the other might reach the broker.
-  REQUIRE(eventually(30s, [&] { return shares(database)[""] == 32; }));
+  REQUIRE(eventually(30s, [&] { return lanesPerHolder(database)[""] == 32; }));
   // The other has looked as well by then, and must not have taken them without a broker.
   CHECK(eventually(10s, [&] {
     return database.count(
                "select count(*) from pillion.relay where expires_at >"
                " clock_timestamp() + interval '2 s'") >= 1;
   }));
-  CHECK(shares(database)[""] == 32);
+  CHECK(lanesPerHolder(database)[""] == 32);
   gate.pass();
   REQUIRE(eventually(30s, [&] {
-    const auto now = shares(database);
+    const auto now = lanesPerHolder(database);
     return now.contains("first") && now.contains("second") && !now.contains("") &&
            now.at("first") == 32;
   }));

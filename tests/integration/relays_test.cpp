@@ -1,15 +1,12 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
 #include <csignal>
 #include <map>
 #include <random>
-#include <set>
-#include <thread>
 
-#include <algorithm>
-#include <atomic>
-#include "fixture.hpp"
 #include "support/pgbouncer.hpp"
 #include "support/tcp_gate.hpp"
+#include "versioned_flow.hpp"
 
 // Several relays of one outbox: who has which lanes, and what happens to the events meanwhile.
 
@@ -18,88 +15,13 @@ using namespace pillion::test;
 
 namespace {
 
-/// Writers that count each key's version up under the key's row lock, a queue that sees it all.
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("orders", {.database = database.options()});
-  std::map<std::string, int> version = {};
-  std::set<std::string> ids = {};
-  int written = 0;
-  int outOfOrder = 0;
-  std::size_t repeated = 0;
-
-  void write(pqxx::connection& connection, int events) {
-    pqxx::work tx{connection};
-    std::vector<Event> batch;
-    for (int i = 0; i < events; ++i, ++written) {
-      batch.push_back(Event("order.changed", {{"version", written / 200 + 1}})
-                          .setKey("key-" + std::to_string(written % 200)));
-    }
-    publisher->publish(tx, batch);
-    tx.commit();
-  }
-  void write(int events) {
-    auto connection = database.connect();
-    write(connection, events);
-  }
-
-  /// The first arrival of each event must carry the version that follows the last one of its key.
-  void add(const amqp::Message& message) {
-    if (!ids.insert(message.messageId).second) {
-      ++repeated;
-      return;
-    }
-    const auto event = std::get<Event>(amqp::eventFrom(message));
-    const int now = event.data().at("version").get<int>();
-    int& last = version[event.key()];
-    if (now != last + 1) ++outOfOrder;
-    last = now;
-  }
-  void readFor(std::chrono::milliseconds time) {
-    for (const auto& message : queue.readFor(time)) add(message);
-  }
-  [[nodiscard]] bool allArrived(std::chrono::seconds limit = 60s) {
-    return eventually(limit, [&] {
-      readFor(50ms);
-      return ids.size() == static_cast<std::size_t>(written);
-    });
-  }
-
-  /// Lanes per holder; "" for free ones.
-  [[nodiscard]] std::map<std::string, int> shares() const {
-    std::map<std::string, int> lanes;
-    for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
-    return lanes;
-  }
-  [[nodiscard]] bool becomes(const std::map<std::string, int>& expected,
-                             std::chrono::seconds limit = 15s) const {
-    return eventually(limit, [&] { return shares() == expected; });
-  }
-
+struct Setup : WatchedFlow {
   [[nodiscard]] support::Process relay(const std::string& name,
                                        const std::string& failpoints = "") const {
     return startRelayProcess(
         database, exchange, failpoints,
         {"--name", name, "--lease-ms", "3000", "--renew-ms", "500", "--heartbeat-s", "2"});
   }
-};
-
-/// Ends a writer also when a check throws.
-struct JoinAtEnd {
-  JoinAtEnd(std::thread& writer, std::atomic<bool>& enough) : writer_(writer), enough_(enough) {}
-  ~JoinAtEnd() {
-    enough_ = true;
-    if (writer_.joinable()) writer_.join();
-  }
-  JoinAtEnd(const JoinAtEnd&) = delete;
-  JoinAtEnd& operator=(const JoinAtEnd&) = delete;
-
- private:
-  std::thread& writer_;
-  std::atomic<bool>& enough_;
 };
 
 }  // namespace
@@ -124,31 +46,26 @@ TEST_CASE("relays that come, end and are killed share the lanes fairly, without 
   CHECK(setup.becomes({{"third", 64}}));
   setup.write(2'000);
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
 }
 
 TEST_CASE("lanes change hands under load at confirmed boundaries: in order, and nothing twice") {
   Setup setup;
-  std::atomic<bool> enough{false};
-  std::thread writer([&] {
-    auto connection = setup.database.connect();
-    while (!enough) setup.write(connection, 20);
-  });
+  setup.beginWriting(20);
   auto first = setup.relay("first");
   CHECK(setup.becomes({{"first", 64}}));
   for (int round = 0; round < 4; ++round) {
     auto second = setup.relay("second");
     CHECK(setup.becomes({{"first", 32}, {"second", 32}}));
-    setup.readFor(300ms);
+    setup.arrivals.readFor(300ms);
     CHECK(second.terminate(10s) == 0);
     CHECK(setup.becomes({{"first", 64}}));
   }
-  enough = true;
-  writer.join();
+  setup.endWriting();
   CHECK(setup.allArrived());
-  setup.readFor(300ms);
-  CHECK(setup.outOfOrder == 0);
-  CHECK(setup.repeated == 0);
+  setup.arrivals.readFor(300ms);
+  CHECK(setup.arrivals.outOfOrder() == 0);
+  CHECK(setup.arrivals.repeated() == 0);
 }
 
 TEST_CASE("lanes taken over in the middle of a backlog catch up with the others and lose nothing") {
@@ -162,12 +79,12 @@ TEST_CASE("lanes taken over in the middle of a backlog catch up with the others 
   auto third = setup.relay("third");
   setup.write(5'000);
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
   CHECK(setup.becomes({{"second", 32}, {"third", 32}}));
   // All lanes of a relay are at one position again: one fetch serves them.
   CHECK(eventually(10s, [&] {
     setup.write(200);
-    setup.readFor(700ms);
+    setup.arrivals.readFor(700ms);
     return setup.database.count(
                "select max(n) from (select count(distinct done::text) n from"
                " pillion.lane_position group by token) per_relay") == 1;
@@ -182,23 +99,19 @@ TEST_CASE(
   REQUIRE(setup.becomes({{"first", 32}, {"second", 32}}));
   // The zombie stops itself with a window sent and unconfirmed.
   auto zombie = setup.relay("zombie", "relay.published=stop@3");
-  std::atomic<bool> enough{false};
-  std::thread writer([&] {
-    auto connection = setup.database.connect();
-    while (!enough) setup.write(connection, 20);
-  });
+  setup.beginWriting(20);
   const auto zombies = [&] {
     const auto shares = setup.shares();
     const auto found = shares.find("zombie");
     return found == shares.end() ? 0 : found->second;
   };
   CHECK(eventually(15s, [&] {
-    setup.readFor(20ms);
+    setup.arrivals.readFor(20ms);
     return zombies() > 0;
   }));
   // Its lease runs out while it is paused, and the two others take its lanes.
   CHECK(eventually(30s, [&] {
-    setup.readFor(20ms);
+    setup.arrivals.readFor(20ms);
     return setup.shares() == std::map<std::string, int>{{"first", 32}, {"second", 32}};
   }));
   const auto fetchToken = [&] {
@@ -208,13 +121,12 @@ TEST_CASE(
   zombie.signal(SIGCONT);
   // It enters again as a new incarnation, with a new token, and gets its share.
   CHECK(eventually(15s, [&] {
-    setup.readFor(20ms);
+    setup.arrivals.readFor(20ms);
     return zombies() > 0 && fetchToken() != before;
   }));
-  enough = true;
-  writer.join();
+  setup.endWriting();
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
   CHECK(zombie.terminate(15s) == 0);
 }
 
@@ -238,7 +150,7 @@ TEST_CASE("a relay that cannot reach the broker leaves its lanes to one that can
   CHECK(setup.allArrived());
   gate.pass();
   CHECK(setup.becomes({{"cut off", 32}, {"other", 32}}, 30s));
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
 }
 
 TEST_CASE("relays behind PgBouncer in transaction mode share lanes, keep order and lose nothing") {
@@ -273,8 +185,8 @@ TEST_CASE("relays behind PgBouncer in transaction mode share lanes, keep order a
   CHECK(setup.becomes({{"first", 64}}));
   setup.write(connection, 200);
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
-  CHECK(setup.repeated == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
+  CHECK(setup.arrivals.repeated() == 0);
 }
 
 TEST_CASE("behind PgBouncer a killed relay's lanes are taken over by its lease alone, in order") {
@@ -286,63 +198,53 @@ TEST_CASE("behind PgBouncer a killed relay's lanes are taken over by its lease a
                              {"--name", name, "--lease-ms", "3000", "--renew-ms", "500",
                               "--database-url", bouncer.url(setup.database.name())});
   };
-  std::atomic<bool> enough{false};
-  std::thread writer([&] {
-    auto connection = setup.database.connect();
-    while (!enough) setup.write(connection, 20);
-  });
-  const JoinAtEnd join(writer, enough);
+  setup.beginWriting(20);
   auto survivor = relay("survivor");
   REQUIRE(setup.becomes({{"survivor", 64}}));
   auto doomed = relay("doomed");
   REQUIRE(setup.becomes({{"doomed", 32}, {"survivor", 32}}));
-  setup.readFor(300ms);
+  setup.arrivals.readFor(300ms);
   doomed.signal(SIGKILL);
   CHECK(doomed.waitFor(5s) == 128 + SIGKILL);
   // The pooler's sessions live on and say nothing: nobody can know yet.
   CHECK(setup.database.count("select max(backend_pid) from pillion.relay") == 0);
   CHECK(setup.shares() == std::map<std::string, int>{{"doomed", 32}, {"survivor", 32}});
   CHECK(setup.becomes({{"survivor", 64}}));
-  setup.readFor(300ms);
+  setup.arrivals.readFor(300ms);
 
   // And now nobody is left to take them but one that comes later.
   survivor.signal(SIGKILL);
   CHECK(survivor.waitFor(5s) == 128 + SIGKILL);
   auto last = relay("last");
   CHECK(setup.becomes({{"last", 64}}));
-  enough = true;
-  writer.join();
+  setup.endWriting();
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
-  CHECK(setup.repeated > 0);  // otherwise nothing was under way when they were killed
+  CHECK(setup.arrivals.outOfOrder() == 0);
+  CHECK(setup.arrivals.repeated() > 0);  // otherwise nothing was under way when they were killed
   CHECK(last.terminate(10s) == 0);
 }
 
 TEST_CASE("three relays under a kill loop for a minute keep each key's order and lose nothing") {
   Setup setup;
-  std::atomic<bool> enough{false};
-  std::thread writer([&] {
-    auto connection = setup.database.connect();
-    while (!enough) setup.write(connection, 10);
-  });
+  setup.beginWriting(10);
   std::mt19937 random(2026);
   std::vector<support::Process> relays;
   for (int i = 0; i < 3; ++i) relays.push_back(setup.relay("relay-" + std::to_string(i)));
   const auto end = std::chrono::steady_clock::now() + 60s;
   int kills = 0;
   while (std::chrono::steady_clock::now() < end) {
-    setup.readFor(std::chrono::milliseconds(200 + random() % 1'500));
+    setup.arrivals.readFor(std::chrono::milliseconds(200 + random() % 1'500));
     const std::size_t victim = random() % relays.size();
     relays[victim].signal(SIGKILL);
     relays[victim].waitFor(5s);
     relays[victim] = setup.relay("relay-" + std::to_string(3 + kills++));
   }
-  enough = true;
-  writer.join();
+  setup.endWriting();
   CHECK(setup.allArrived());
-  CHECK(setup.outOfOrder == 0);
+  CHECK(setup.arrivals.outOfOrder() == 0);
   CHECK(kills > 20);
-  CHECK(setup.repeated > 0);  // otherwise no kill has bitten
+  CHECK(setup.arrivals.repeated() > 0);  // otherwise no kill has bitten
   for (auto& relay : relays) CHECK(relay.terminate(10s) == 0);
-  MESSAGE(kills << " kills, " << setup.written << " events, " << setup.repeated << " repeated");
+  MESSAGE(kills << " kills, " << setup.written() << " events, " << setup.arrivals.repeated()
+                << " repeated");
 }

@@ -84,8 +84,7 @@ TEST_CASE(
   for (int n = 10; n < 20; ++n) publisher->publish(numbered(n));  // committed, unpublished
 
   OtherCluster other;
-  auto options = relayOptions(original, exchange);
-  options.database = other.restore(original);
+  const auto options = relayOptions(other.restore(original), exchange);
   // Written after the restore, with transaction ids far below the restored cursor.
   const auto later = EventPublisher::create("s", {.database = options.database});
   for (int n = 20; n < 30; ++n) later->publish(numbered(n));
@@ -204,29 +203,32 @@ struct Pair {
   }
 };
 
-}  // namespace
-
-TEST_CASE("a relay behind a multi-host URL follows a promotion and loses nothing") {
-  Pair pair;
-  auto options = relayOptions(TestDatabase("pillion", false), pair.exchange);
-  options.database = pair.database();
-  const auto relay = Relay::create(options);
-  relay->start();
-  const auto publisher = EventPublisher::create("s", {.database = pair.database()});
-  for (int n = 0; n < 50; ++n) publisher->publish(numbered(n));
-  CHECK(numbersIn(pair.queue, 50) == range(0, 50));
-  REQUIRE(pair.standbyHasAll());
-  pair.promote();
-  for (int n = 50; n < 100; ++n) {
+/// Each as soon as a server takes it, as a service would in a promotion.
+void publishPatiently(const EventPublisher& publisher, int from, int to) {
+  for (int n = from; n < to; ++n) {
     REQUIRE(eventually(20s, [&] {
       try {
-        publisher->publish(numbered(n));
+        publisher.publish(numbered(n));
         return true;
       } catch (const DatabaseError&) {
         return false;
       }
     }));
   }
+}
+
+}  // namespace
+
+TEST_CASE("a relay behind a multi-host URL follows a promotion and loses nothing") {
+  Pair pair;
+  const auto relay = Relay::create(relayOptions(pair.database(), pair.exchange));
+  relay->start();
+  const auto publisher = EventPublisher::create("s", {.database = pair.database()});
+  for (int n = 0; n < 50; ++n) publisher->publish(numbered(n));
+  CHECK(numbersIn(pair.queue, 50) == range(0, 50));
+  REQUIRE(pair.standbyHasAll());
+  pair.promote();
+  publishPatiently(*publisher, 50, 100);
   CHECK(arrive(pair.queue, range(50, 100)));
   CHECK(eventually(10s, [&] { return readOutboxStatus(pair.database()).pending == 0; }));
 }
@@ -234,9 +236,7 @@ TEST_CASE("a relay behind a multi-host URL follows a promotion and loses nothing
 TEST_CASE(
     "after a promotion that lost transactions, whose ids are used again, nothing is skipped") {
   Pair pair;
-  auto options = relayOptions(TestDatabase("pillion", false), pair.exchange);
-  options.database = pair.database();
-  const auto relay = Relay::create(options);
+  const auto relay = Relay::create(relayOptions(pair.database(), pair.exchange));
   relay->start();
   const auto publisher = EventPublisher::create("s", {.database = pair.database()});
   for (int n = 0; n < 20; ++n) publisher->publish(numbered(n));
@@ -248,16 +248,7 @@ TEST_CASE(
   for (int n = 20; n < 220; ++n) publisher->publish(numbered(n));
   CHECK(arrive(pair.queue, range(20, 220)));
   pair.promote();
-  for (int n = 220; n < 300; ++n) {
-    REQUIRE(eventually(20s, [&] {
-      try {
-        publisher->publish(numbered(n));
-        return true;
-      } catch (const DatabaseError&) {
-        return false;
-      }
-    }));
-  }
+  publishPatiently(*publisher, 220, 300);
   CHECK(arrive(pair.queue, range(220, 300)));
 }
 
@@ -278,11 +269,7 @@ struct QuietPair : Pair {
     REQUIRE(standbyHasAll());
   }
   [[nodiscard]] RelayOptions options(const std::string& url) const {
-    RelayOptions options;
-    options.database = {.url = url};
-    options.broker = brokerOptions(exchange);
-    options.name = "test relay";
-    return options;
+    return relayOptions({.url = url}, exchange);
   }
   [[nodiscard]] DatabaseOptions promoted() const { return {.url = standby->url("service")}; }
 };
@@ -357,10 +344,7 @@ TEST_CASE("after a real pg_upgrade the relay refuses, adopt, and it goes on wher
   Migrator({.url = old->url("service")}).migrate();
   const std::string exchange = uniqueName("exchange");
   TestQueue queue(exchange);
-  RelayOptions options;
-  options.broker = brokerOptions(exchange);
-  options.name = "test relay";
-  options.database = {.url = old->url("service")};
+  auto options = relayOptions({.url = old->url("service")}, exchange);
   {
     const auto relay = Relay::create(options);
     relay->start();

@@ -18,13 +18,7 @@ using namespace pillion::test;
 
 namespace {
 
-struct Setup {
-  TestDatabase database;
-  std::string exchange = uniqueName("exchange");
-  TestQueue queue{exchange};
-  std::unique_ptr<EventPublisher> publisher =
-      EventPublisher::create("test-service", {.database = database.options()});
-  std::unique_ptr<Relay> relay = Relay::create(relayOptions(database, exchange));
+struct Setup : RelayedOutbox {
   std::set<std::string> ids = {};
   std::map<std::string, int> last = {};
   int outOfOrder = 0;
@@ -54,6 +48,23 @@ struct Setup {
       for (const auto& message : queue.readFor(50ms)) add(message);
       return ids.size() >= static_cast<std::size_t>(count);
     });
+  }
+  /// Writes these, the highest numbers so far, and waits until all are out and nothing is pending.
+  void deliver(int from, int to) {
+    publish(from, to);
+    REQUIRE(arrive(to));
+    REQUIRE(isDrained());
+  }
+  /// The numbers of the next events: they must be copies of what has arrived, and all there are.
+  [[nodiscard]] std::vector<int> replayed(std::size_t count) {
+    std::vector<int> numbers;
+    for (const auto& message : queue.read(count)) {
+      CHECK(ids.contains(message.messageId));
+      numbers.push_back(nlohmann::json::parse(message.body).at("n"));
+    }
+    CHECK(queue.readFor(200ms).empty());
+    CHECK(isDrained());
+    return numbers;
   }
   [[nodiscard]] std::string truncate(int child, const std::string& keep = "0") const {
     return database.query("select pillion.truncate_published(" + std::to_string(child) + ", '" +
@@ -204,9 +215,7 @@ TEST_CASE("an open writer or a dump keeps space and not delivery; an old snapsho
   setup.publish(0, 100);
   CHECK(setup.arrive(100));
   setup.skipToEndOfChild(0);
-  setup.publish(100, 110);
-  CHECK(setup.arrive(110));
-  REQUIRE(setup.isDrained());
+  setup.deliver(100, 110);
   auto held = setup.database.connect();
   pqxx::transaction<pqxx::repeatable_read> snapshot{held};
   snapshot.exec("select pg_current_snapshot()");
@@ -247,21 +256,15 @@ TEST_CASE("an open writer or a dump keeps space and not delivery; an old snapsho
 TEST_CASE("what is younger than the retention is kept, unless the ring needs the space") {
   Setup setup;
   setup.relay->start();
-  setup.publish(0, 10);
-  REQUIRE(setup.arrive(10));
-  REQUIRE(setup.isDrained());
+  setup.deliver(0, 10);
   CHECK(setup.truncate(0, "1 hour") == "current");
   setup.skipToEndOfChild(0);
-  setup.publish(10, 20);
-  REQUIRE(setup.arrive(20));
-  REQUIRE(setup.isDrained());
+  setup.deliver(10, 20);
   CHECK(setup.truncate(0, "1 hour") == "kept");
   CHECK(setup.truncateSoon(0, "0") == "truncated");
   // The child after the next one is about to be written: its age no longer counts.
   for (int child = 1; child < 7; ++child) setup.skipToEndOfChild(0);
-  setup.publish(20, 30);
-  REQUIRE(setup.arrive(30));
-  REQUIRE(setup.isDrained());
+  setup.deliver(20, 30);
   CHECK(setup.truncateSoon(1, "1 hour") == "truncated");
 }
 
@@ -303,9 +306,7 @@ TEST_CASE(
   setup.publish(0, 10);
   REQUIRE(setup.arrive(10));
   setup.skipToEndOfChild(0);
-  setup.publish(10, 11);
-  REQUIRE(setup.arrive(11));
-  REQUIRE(setup.isDrained());
+  setup.deliver(10, 11);
   setup.relay->stop();  // its reads hold a part for a moment
   setup.database.execute("create role " + setup.exchange.substr(0, 8) +
                          "_weak login; grant usage on schema pillion to public;"
@@ -329,45 +330,31 @@ TEST_CASE(
 TEST_CASE("replay publishes what was asked for again, with the old ids, in the old order") {
   Setup setup;
   setup.relay->start();
-  setup.publish(0, 20);
-  REQUIRE(setup.arrive(20));
-  REQUIRE(setup.isDrained());
-  const auto first = setup.ids;
+  setup.deliver(0, 20);
   ReplayOptions options{.database = setup.database.options(), .batch = 3};
-  const auto numbers = [&](std::size_t count) {
-    std::vector<int> list;
-    for (const auto& message : setup.queue.read(count)) {
-      CHECK(first.contains(message.messageId));
-      list.push_back(nlohmann::json::parse(message.body).at("n"));
-    }
-    CHECK(setup.queue.readFor(200ms).empty());
-    CHECK(setup.isDrained());
-    return list;
-  };
   options.dryRun = true;
   CHECK(replayEvents({.type = "*.even"}, options) == 10);
   CHECK(setup.queue.readFor(200ms).empty());
   options.dryRun = false;
   CHECK(replayEvents({.type = "n.odd", .key = "k3"}, options) == 2);
-  CHECK(numbers(2) == std::vector<int>{3, 13});
+  CHECK(setup.replayed(2) == std::vector<int>{3, 13});
   CHECK(replayEvents({.firstId = 4, .lastId = 10}, options) == 7);
-  CHECK(numbers(7) == std::vector<int>{3, 4, 5, 6, 7, 8, 9});
+  CHECK(setup.replayed(7) == std::vector<int>{3, 4, 5, 6, 7, 8, 9});
   CHECK(replayEvents({.from = std::chrono::system_clock::now() + 1h}, options) == 0);
   CHECK(replayEvents({.type = "n"}, options) == 0);
   CHECK(replayEvents({.type = "#.odd", .lastId = 20}, options) == 10);
-  CHECK(numbers(10) == std::vector<int>{1, 3, 5, 7, 9, 11, 13, 15, 17, 19});
+  CHECK(setup.replayed(10) == std::vector<int>{1, 3, 5, 7, 9, 11, 13, 15, 17, 19});
   options.asNew = true;
   CHECK(replayEvents({.type = "#", .lastId = 2}, options) == 2);
-  for (const auto& message : setup.queue.read(2)) CHECK_FALSE(first.contains(message.messageId));
+  for (const auto& message : setup.queue.read(2)) {
+    CHECK_FALSE(setup.ids.contains(message.messageId));
+  }
 }
 
 TEST_CASE("replay of a time between two events takes the first and not the last of its ends") {
   Setup setup;
   setup.relay->start();
-  setup.publish(0, 20);  // in one transaction, but each with its own time
-  REQUIRE(setup.arrive(20));
-  REQUIRE(setup.isDrained());
-  const auto first = setup.ids;
+  setup.deliver(0, 20);  // in one transaction, but each with its own time
   // As a text that an operator would copy from the table: to the microsecond.
   const auto timeOf = [&](int n) {
     return setup.database.query(
@@ -376,15 +363,6 @@ TEST_CASE("replay of a time between two events takes the first and not the last 
         std::to_string(n));
   };
   REQUIRE(setup.database.count("select count(distinct created_at) from pillion.outbox") == 20);
-  const auto numbers = [&](std::size_t count) {
-    std::vector<int> list;
-    for (const auto& message : setup.queue.read(count)) {
-      CHECK(first.contains(message.messageId));
-      list.push_back(nlohmann::json::parse(message.body).at("n"));
-    }
-    CHECK(setup.queue.readFor(200ms).empty());
-    return list;
-  };
   const std::string fromText = timeOf(5);
   const std::string toText = timeOf(12);
   const auto from = fromRfc3339(fromText);
@@ -398,25 +376,24 @@ TEST_CASE("replay of a time between two events takes the first and not the last 
   CHECK(readOutboxStatus(setup.database.options()).pending == 7);
   CHECK(setup.queue.readFor(300ms).empty());
   setup.relay->start();
-  CHECK(numbers(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
-  CHECK(setup.isDrained());
+  CHECK(setup.replayed(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
   CHECK(setup.relay->stats().published == before + 7);
 
   // With a key, a type and ids as well; the copies are younger than `to`.
   CHECK(replayEvents({.from = from, .to = to, .type = "n.odd", .key = "k1"}, options) == 1);
-  CHECK(numbers(1) == std::vector<int>{11});
+  CHECK(setup.replayed(1) == std::vector<int>{11});
   CHECK(replayEvents({.from = from, .to = to, .firstId = 1, .lastId = 8}, options) == 3);
-  CHECK(numbers(3) == std::vector<int>{5, 6, 7});
+  CHECK(setup.replayed(3) == std::vector<int>{5, 6, 7});
   CHECK(replayEvents({.to = from}, options) == 5);
-  CHECK(numbers(5) == std::vector<int>{0, 1, 2, 3, 4});
+  CHECK(setup.replayed(5) == std::vector<int>{0, 1, 2, 3, 4});
   CHECK(replayEvents({.from = to, .lastId = 20}, options) == 8);
-  CHECK(numbers(8) == std::vector<int>{12, 13, 14, 15, 16, 17, 18, 19});
+  CHECK(setup.replayed(8) == std::vector<int>{12, 13, 14, 15, 16, 17, 18, 19});
   const auto result = support::run({.command = {PILLION_PROGRAM, "replay", "--from", fromText,
                                                 "--to", toText, "--last-id", "20"},
                                     .environment = environmentFor(setup.database, setup.exchange)});
   CHECK(result.status == 0);
   CHECK(result.output.find("7 events are published again") != std::string::npos);
-  CHECK(numbers(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
+  CHECK(setup.replayed(7) == std::vector<int>{5, 6, 7, 8, 9, 10, 11});
 }
 
 TEST_CASE("an event that is not published yet is not replayed, it comes anyway") {
@@ -428,9 +405,7 @@ TEST_CASE("an event that is not published yet is not replayed, it comes anyway")
 TEST_CASE("the command replay needs a choice, counts with --dry-run and speaks JSON") {
   Setup setup;
   setup.relay->start();
-  setup.publish(0, 10);
-  REQUIRE(setup.arrive(10));
-  REQUIRE(setup.isDrained());
+  setup.deliver(0, 10);
   const auto run = [&](std::vector<std::string> arguments) {
     support::ProcessOptions options;
     options.command = {PILLION_PROGRAM, "replay"};

@@ -46,6 +46,14 @@ ConsumerOptions impatient(const World& world) {
   return options;
 }
 
+/// The same through the gate, with far more patience for a broker that does not answer.
+ConsumerOptions impatientThrough(const support::TcpGate& gate, const World& world) {
+  auto options = impatient(world);
+  options.broker.url = Servers::mq().urlThrough(gate.port());
+  options.broker.connectTimeout = 60s;
+  return options;
+}
+
 }  // namespace
 
 TEST_CASE("stop() returns in time when PostgreSQL hangs under a handler's query") {
@@ -92,9 +100,7 @@ TEST_CASE("stop() returns in time when RabbitMQ hangs while the consumer connect
   const World world;
   const LogCapture log;
   support::TcpGate gate(Servers::mq().port());
-  auto options = impatient(world);
-  options.broker.url = Servers::mq().urlThrough(gate.port());
-  options.broker.connectTimeout = 60s;
+  const auto options = impatientThrough(gate, world);
   const auto consumer = journalConsumer(options, "mq-hangs");
   consumer->start();
   const long connections = gate.accepted();
@@ -143,9 +149,7 @@ TEST_CASE("stop() returns in time while a dead letter waits for a broker that do
   const World world;
   const LogCapture log;
   support::TcpGate gate(Servers::mq().port());
-  auto options = impatient(world);
-  options.broker.url = Servers::mq().urlThrough(gate.port());
-  options.broker.connectTimeout = 60s;
+  const auto options = impatientThrough(gate, world);
   std::binary_semaphore begun{0};
   std::binary_semaphore proceed{0};
   const auto consumer = EventConsumer::create("no-answer", {"#"}, options);

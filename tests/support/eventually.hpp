@@ -21,4 +21,10 @@ bool eventually(std::chrono::milliseconds limit, Predicate&& predicate) {
   return true;
 }
 
+// The contrary: whether `predicate` holds each time it is asked until `time` has passed.
+template <typename Predicate>
+bool holdsFor(std::chrono::milliseconds time, Predicate&& predicate) {
+  return !eventually(time, [&] { return !predicate(); });
+}
+
 }  // namespace pillion::support

@@ -120,4 +120,9 @@ void RabbitServer::deleteQueue(const std::string& queue) const {
        ", {ok, _} = rabbit_amqqueue:delete(Q, false, false, <<\"test\">>), ok");
 }
 
+void RabbitServer::deleteExchange(const std::string& exchange) const {
+  eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, " + binary(exchange) +
+       "), false, <<\"test\">>), ok");
+}
+
 }  // namespace pillion::support

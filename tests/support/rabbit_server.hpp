@@ -58,6 +58,7 @@ class RabbitServer {
   // Ready and unacknowledged messages, asked of the queue itself: the statistics lag by seconds.
   long queueDepth(const std::string& queue) const;
   void deleteQueue(const std::string& queue) const;
+  void deleteExchange(const std::string& exchange) const;
 
   std::string log() const;
 
