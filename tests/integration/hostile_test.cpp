@@ -146,16 +146,16 @@ TEST_CASE("headers that are no texts, or nested without end, neither harm nor ge
   table.value.value.table = {1, &number};
   auto copies = entryOf("CC", AMQP_FIELD_KIND_ARRAY);  // brokers route by it, and take arrays only
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {deep});
+  // rabbitmq-c 0.11 reads the deep one; 0.15 does not, and the broker takes it away in the end.
+  const std::string dead = consumer->queue() + ".dead";
+  CHECK(
+      eventually(60s, [&] { return world.journal() == 1 || Servers::mq().queueDepth(dead) == 1; }));
+  Servers::mq().ctl({"purge_queue", dead});
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {table, number, copies});
   CHECK(eventually(60s, [&] {
     return world.database.query("select coalesce(max(note), '') from journal") ==
            "{\"number\":2.5}";
   }));
-  // rabbitmq-c 0.11 reads the deep one; 0.15 does not, and the broker takes it away in the end.
-  const std::string dead = consumer->queue() + ".dead";
-  CHECK(
-      eventually(60s, [&] { return world.journal() == 2 || Servers::mq().queueDepth(dead) == 1; }));
-  Servers::mq().ctl({"purge_queue", dead});
 
   broken = true;
   sendWithHeaders(world.exchange, numberedEvents(1)[0], {table, number, copies});
