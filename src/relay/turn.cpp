@@ -89,8 +89,8 @@ bool Turn::publish() {
   if (blocked_ || !pipeline_.hasReady() || !windowHasRoom()) return false;
   while (pipeline_.hasReady() && windowHasRoom()) {
     // A relay that was paused may have lost its lanes meanwhile: first the token, then the broker.
-    const Boot now = clock_.boot();
-    if (now - lastRenewal_ > options_.lease / 2) writeCheckpoint();
+    if (clock_.boot() - lastRenewal_ > options_.lease / 2) writeCheckpoint();
+    const Boot now = clock_.boot();  // after the checkpoint, which may have taken its time
     channel_->beginBurst();
     for (std::size_t i = 0; i < kBurst && pipeline_.hasReady() && windowHasRoom(); ++i) {
       sendNext(now);
