@@ -580,6 +580,22 @@ TEST_CASE("a relay that was paused asks for its lease before it sends anything")
   CHECK(bench.broker.sent.empty());
 }
 
+TEST_CASE("a checkpoint that takes long before a burst does not make the burst look stalled") {
+  Bench bench;
+  bench.options.broker.stallTimeout = 5s;
+  bench.start();
+  bench.runFor(1s);
+  bench.log.add("t");
+  bench.answer("e1", Answer::Silence);
+  bench.clock.advance(1min);
+  auto taken = 6s;  // by the first one
+  bench.log.whileWriting = [&] { bench.clock.advance(std::exchange(taken, 0s)); };
+  CHECK_NOTHROW(bench.turns(3));
+  CHECK(taken == 0s);
+  CHECK(bench.broker.sent == Ids{"e1"});
+  CHECK_THROWS_AS(bench.runFor(6s), BrokerError);
+}
+
 TEST_CASE("an idle relay renews its lease, and writes no cursor") {
   Bench bench;
   bench.start();

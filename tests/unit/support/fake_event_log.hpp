@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -81,6 +82,7 @@ class FakeEventLog : public outbox::EventLog {
 
   bool checkpoint(const outbox::Checkpoint& checkpoint) override {
     if (leaseLost) return false;
+    if (whileWriting) whileWriting();
     checkpoints.push_back(checkpoint);
     if (checkpoint.cursorMoved) saved = checkpoint.cursor;
     for (const outbox::Park& park : checkpoint.parked.park) {
@@ -172,6 +174,7 @@ class FakeEventLog : public outbox::EventLog {
   int parkedFetches = 0;
   int heldFetches = 0;
   bool leaseLost = false;
+  std::function<void()> whileWriting;  // a checkpoint
 };
 
 }  // namespace pillion::test
