@@ -22,10 +22,6 @@ constexpr const char* kGone =
     " pg_stat_activity a where a.pid = r.backend_pid and coalesce(a.backend_start <="
     " r.started_at, true))))";
 
-std::string statement(const char* sql, const std::string& schema) {
-  return inSchema(sql, schema);
-}
-
 std::string milliseconds(std::chrono::milliseconds duration) {
   return std::to_string(duration.count());
 }
@@ -83,32 +79,32 @@ void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema)
 
 void storeCluster(pqxx::transaction_base& tx, const std::string& schema) {
   tx.exec(
-      statement("update {schema}.meta set system_identifier = (select system_identifier from"
-                " pg_control_system())",
-                schema));
+      inSchema("update {schema}.meta set system_identifier = (select system_identifier from"
+               " pg_control_system())",
+               schema));
 }
 
 void resetCursors(pqxx::transaction_base& tx, const std::string& schema) {
   // Relays that are writing a checkpoint or taking lanes come to an end before, and others wait.
   // This lock first, as they do, so that nobody waits in a circle.
-  tx.exec(statement("lock table {schema}.relay in exclusive mode", schema));
+  tx.exec(inSchema("lock table {schema}.relay in exclusive mode", schema));
   // Not the present snapshot: a transaction does not count itself among those in progress.
   tx.exec(
-      statement("update {schema}.lane set token = null, target = null, last_id = null,"
-                " floor_id = 0, done = (pg_snapshot_xmin(pg_current_snapshot())::text || ':' ||"
-                " pg_snapshot_xmin(pg_current_snapshot())::text || ':')::pg_snapshot",
-                schema));
-  tx.exec(statement("delete from {schema}.relay", schema));
+      inSchema("update {schema}.lane set token = null, target = null, last_id = null,"
+               " floor_id = 0, done = (pg_snapshot_xmin(pg_current_snapshot())::text || ':' ||"
+               " pg_snapshot_xmin(pg_current_snapshot())::text || ':')::pg_snapshot",
+               schema));
+  tx.exec(inSchema("delete from {schema}.relay", schema));
 }
 
 std::int64_t enterRelay(pqxx::transaction_base& tx, const std::string& schema,
                         const std::string& name, int backend, std::chrono::milliseconds lease) {
   const auto entered = execute(
       tx,
-      statement("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
-                " $2::text::int, clock_timestamp() + $3::text::float8 * interval '1 ms')"
-                " returning token",
-                schema),
+      inSchema("insert into {schema}.relay (name, backend_pid, expires_at) values ($1::text,"
+               " $2::text::int, clock_timestamp() + $3::text::float8 * interval '1 ms')"
+               " returning token",
+               schema),
       {name, std::to_string(backend), milliseconds(lease)});
   return integerOf(entered[0][0]);
 }
@@ -170,17 +166,17 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
   // Whoever fences this relay does so before this, or sees the lanes that it takes. Else its row
   // could be deleted while lanes have its token, and nobody could take those any more.
   execute(tx,
-          statement("select from {schema}.relay where token = $1::text::bigint for update", schema),
+          inSchema("select from {schema}.relay where token = $1::text::bigint for update", schema),
           {std::to_string(token)});
   fenceGone(tx, schema);
   const auto taken =
-      execute(tx, statement(kTake, schema),
+      execute(tx, inSchema(kTake, schema),
               {std::to_string(token), std::to_string(limit), std::to_string(former)});
   tx.exec(
-      statement("delete from {schema}.relay where token in (select r.token from {schema}.relay r"
-                " where r.fenced and not exists (select from {schema}.lane l where l.token ="
-                " r.token) for update skip locked)",
-                schema));
+      inSchema("delete from {schema}.relay where token in (select r.token from {schema}.relay r"
+               " where r.fenced and not exists (select from {schema}.lane l where l.token ="
+               " r.token) for update skip locked)",
+               schema));
   for (const auto& row : taken) {
     const Position position = positionFrom(row);
     const int crashes = static_cast<int>(integerOf(row[5]));
@@ -192,42 +188,64 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
 
 std::vector<std::int64_t> readBlamed(pqxx::transaction_base& tx, const std::string& schema) {
   std::vector<std::int64_t> ids;
-  const auto rows = execute(
-      tx, statement("select id from {schema}.suspect where deaths >= $1::text::int", schema),
-      {std::to_string(kDeathsToBlame)});
+  const auto rows =
+      execute(tx, inSchema("select id from {schema}.suspect where deaths >= $1::text::int", schema),
+              {std::to_string(kDeathsToBlame)});
   for (const auto& row : rows) ids.push_back(integerOf(row[0]));
   tx.exec(
-      statement("delete from {schema}.suspect where noted_at < clock_timestamp() - interval"
-                " '1 day'",
-                schema));
+      inSchema("delete from {schema}.suspect where noted_at < clock_timestamp() - interval"
+               " '1 day'",
+               schema));
   return ids;
 }
 
 void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                   std::optional<std::int64_t> id) {
   execute(tx,
-          statement("update {schema}.relay set suspect_id = nullif($2::text, '')::bigint where"
-                    " token = $1::text::bigint",
-                    schema),
+          inSchema("update {schema}.relay set suspect_id = nullif($2::text, '')::bigint where"
+                   " token = $1::text::bigint",
+                   schema),
           {std::to_string(token), id ? std::to_string(*id) : ""});
 }
+
+namespace {
+
+/// Where something is, as assignments whose parameters begin with number `first`.
+std::string positionAssignments(int first) {
+  const auto parameter = [&](int offset) { return '$' + std::to_string(first + offset); };
+  return "done = " + parameter(0) + "::text::pg_snapshot, target = nullif(" + parameter(1) +
+         "::text, '')::pg_snapshot, last_id = case when " + parameter(1) + "::text <> '' then " +
+         parameter(2) + "::text::bigint end, floor_id = " + parameter(3) + "::text::bigint";
+}
+
+void addPosition(postgres::Parameters& parameters, const Position& position) {
+  parameters.add(position.done.text);
+  parameters.add(position.target.text);
+  parameters.add(std::to_string(position.lastId));
+  parameters.add(std::to_string(position.floor));
+}
+
+/// For updates of lanes `l` that are in the set $2, and are the token's, $1, which is not fenced.
+constexpr const char* kOfToken =
+    " from {schema}.relay r where l.token = $1::text::bigint and r.token = l.token and not r.fenced"
+    " and ($2::text::bigint >> l.lane::int) & 1 = 1";
+
+}  // namespace
 
 std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
                                       std::int64_t token, std::chrono::milliseconds lease,
                                       const std::optional<Position>& position) {
-  const Position written = position.value_or(Position{});
+  postgres::Parameters parameters{std::to_string(token), milliseconds(lease)};
+  if (position) addPosition(parameters, *position);
   const auto renewed = execute(
       tx,
-      statement("update {schema}.relay set expires_at = clock_timestamp() + $2::text::float8 *"
-                " interval '1 ms', done = coalesce(nullif($3::text, '')::pg_snapshot, done),"
-                " target = case when $3::text = '' then target else nullif($4::text,"
-                " '')::pg_snapshot end, last_id = case when $3::text = '' then last_id when"
-                " $4::text <> '' then $5::text::bigint end, floor_id = case when $3::text = ''"
-                " then floor_id else $6::text::bigint end where token = $1::text::bigint and"
-                " not fenced returning {schema}.server_state()",
-                schema),
-      {std::to_string(token), milliseconds(lease), written.done.text, written.target.text,
-       std::to_string(written.lastId), std::to_string(written.floor)});
+      inSchema("update {schema}.relay set expires_at = clock_timestamp() + $2::text::float8 *"
+               " interval '1 ms'" +
+                   (position ? ", " + positionAssignments(3) : std::string()) +
+                   " where token = $1::text::bigint and not fenced returning"
+                   " {schema}.server_state()",
+               schema),
+      parameters);
   if (renewed.empty()) return std::nullopt;
   return textOf(renewed[0][0]);
 }
@@ -236,50 +254,44 @@ bool joinLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
                Lanes lanes) {
   const auto result =
       execute(tx,
-              statement("update {schema}.lane l set done = null, target = null, last_id = null,"
-                        " floor_id = 0, crashes = 0 from {schema}.relay r where l.token ="
-                        " $1::text::bigint and r.token = l.token and not r.fenced and"
-                        " ($2::text::bigint >> l.lane::int) & 1 = 1",
-                        schema),
+              inSchema(std::string("update {schema}.lane l set done = null, target = null,"
+                                   " last_id = null, floor_id = 0, crashes = 0") +
+                           kOfToken,
+                       schema),
               {std::to_string(token), lanesText(lanes)});
   return static_cast<int>(result.affected_rows()) == countLanes(lanes);
 }
 
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                    const Position& position, Hold hold) {
+  postgres::Parameters parameters{std::to_string(token), lanesText(position.lanes)};
+  addPosition(parameters, position);
   // A lane that got no further keeps the number of relays that ended over it.
   const auto result =
       execute(tx,
-              statement("update {schema}.lane l set done = $2::text::pg_snapshot,"
-                        " target = nullif($3::text, '')::pg_snapshot,"
-                        " last_id = case when $3::text = '' then null else $4::text::bigint end,"
-                        " floor_id = $5::text::bigint,"
-                        " crashes = case when l.done::text = $2::text and coalesce(l.target::text,"
-                        " '') = $3::text and ($3::text = '' or l.last_id = $4::text::bigint)"
-                        " then l.crashes else 0 end,"
-                        " token = case when $7::text = 'keep' then l.token end from"
-                        " {schema}.relay r where l.token = $1::text::bigint and r.token = l.token"
-                        " and not r.fenced and ($6::text::bigint >> l.lane::int) & 1 = 1",
-                        schema),
-              {std::to_string(token), position.done.text, position.target.text,
-               std::to_string(position.lastId), std::to_string(position.floor),
-               lanesText(position.lanes), hold == Hold::Keep ? "keep" : "give"});
+              inSchema("update {schema}.lane l set " + positionAssignments(3) +
+                           ", crashes = case when l.done::text = $3::text and"
+                           " coalesce(l.target::text, '') = $4::text and ($4::text = '' or"
+                           " l.last_id = $5::text::bigint) then l.crashes else 0 end, token = " +
+                           (hold == Hold::Keep ? "l.token" : "null") + kOfToken,
+                       schema),
+              parameters);
   return static_cast<int>(result.affected_rows()) == countLanes(position.lanes);
 }
 
 std::string serverState(pqxx::transaction_base& tx, const std::string& schema) {
-  return textOf(tx.exec(statement("select {schema}.server_state()", schema))[0][0]);
+  return textOf(tx.exec(inSchema("select {schema}.server_state()", schema))[0][0]);
 }
 
 void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token) {
+  // The relay's row first, as a checkpoint has it; the view still sees it.
   execute(tx,
-          statement("with gone as (delete from {schema}.relay where token = $1::text::bigint"
-                    " returning token, done, target, last_id, floor_id) update {schema}.lane l set"
-                    " token = null, done = coalesce(l.done, g.done), target = case when l.done is"
-                    " null then g.target else l.target end, last_id = case when l.done is null"
-                    " then g.last_id else l.last_id end, floor_id = case when l.done is null then"
-                    " g.floor_id else l.floor_id end from gone g where l.token = g.token",
-                    schema),
+          inSchema("with gone as (delete from {schema}.relay where token = $1::text::bigint"
+                   " returning token) update {schema}.lane l set token = null, done = p.done,"
+                   " target = p.target, last_id = p.last_id, floor_id = p.floor_id from gone g"
+                   " join {schema}.lane_position p on p.token = g.token where l.token = g.token"
+                   " and l.lane = p.lane",
+                   schema),
           {std::to_string(token)});
 }
 
