@@ -35,33 +35,17 @@ void BenchServers::freshQueue() {
   connection.bindQueue(queue, kExchange, "#");
 }
 
-support::Process BenchServers::startRelay(const std::string& database,
-                                          const std::string& name) const {
+support::Process BenchServers::startRelay(const std::string& database, const std::string& name,
+                                          const std::string& exchange,
+                                          const std::vector<std::string>& arguments) const {
   support::ProcessOptions options;
   options.command = {PILLION_PROGRAM, "relay", "--name", name};
+  options.command.insert(options.command.end(), arguments.begin(), arguments.end());
   options.environment = {{"PILLION_DATABASE_URL", postgres.url(database)},
                          {"PILLION_AMQP_URL", rabbit.url()},
-                         {"PILLION_EXCHANGE", kExchange}};
+                         {"PILLION_EXCHANGE", exchange}};
   options.output = directory / (name + ".log");
   return support::Process(options);
-}
-
-void fillOutbox(const BenchServers& servers, const std::string& database, long events) {
-  constexpr long kStep = 100'000;  // several transactions, as from a service
-  for (long from = 0; from < events; from += kStep) {
-    servers.postgres.execute(
-        database,
-        // As the publishers write it.
-        "insert into pillion.outbox (lane, event_id, type, source, key, time, content_type,"
-        " payload) select (hashtextextended(key, 0) & 63)::smallint, gen_random_uuid(),"
-        " 'bench.created', 'bench', key, now(), 'application/json', convert_to('" +
-            payload() +
-            "', 'UTF8') from (select 'key-' || (g % 10000) as key from"
-            " generate_series(" +
-            std::to_string(from) + ", " + std::to_string(std::min(events, from + kStep) - 1) +
-            ") g) keys");
-  }
-  servers.postgres.execute(database, "checkpoint");
 }
 
 std::string payload() {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <pillion/pillion.hpp>
 #include <string>
+#include <vector>
 
 #include "support/postgres_server.hpp"
 #include "support/process.hpp"
@@ -18,6 +19,9 @@ using Steady = std::chrono::steady_clock;
 inline double secondsSince(Steady::time_point start) {
   return Seconds(Steady::now() - start).count();
 }
+
+inline constexpr const char* kExchange = "bench.events";
+inline constexpr std::size_t kPayload = 512;  // bytes
 
 /// The private servers of one run: fsync on, quorum queues, everything on loopback.
 struct BenchServers {
@@ -38,18 +42,14 @@ struct BenchServers {
   void freshQueue();
   std::string queue = "";  ///< its name
   /// The program `pillion relay` on this database.
-  support::Process startRelay(const std::string& database, const std::string& name) const;
+  support::Process startRelay(const std::string& database, const std::string& name,
+                              const std::string& exchange = kExchange,
+                              const std::vector<std::string>& arguments = {}) const;
 
  private:
   int databases_ = 0;
   int queues_ = 0;
 };
-
-inline constexpr const char* kExchange = "bench.events";
-inline constexpr std::size_t kPayload = 512;  // bytes
-
-/// Fills the outbox with committed events of 512 bytes over 10,000 keys, by SQL alone.
-void fillOutbox(const BenchServers& servers, const std::string& database, long events);
 
 /// JSON of exactly 512 bytes.
 std::string payload();

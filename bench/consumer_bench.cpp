@@ -97,22 +97,22 @@ class ConsumerBench {
   }
 
   void run() {
-    report_.measure("consume_vs_database", [&] {
+    report_.measure({"consume_vs_database"}, [&] {
       const long events = report_.scaled(100'000);
       report_.compare(
           "consume_vs_database", kRounds, [&] { return consume(++run_, events, {}); },
           [&] { return databaseAlone(++run_, events); });
     });
-    report_.measure("batch_gain", [&] {
+    report_.measure({"batch_gain"}, [&] {
       ConsumerOptions single;
       single.batchEvents = 1;
       report_.compare(
           "batch_gain", 3, [&] { return consume(++run_, report_.scaled(50'000), {}); },
           [&] { return consume(++run_, report_.scaled(20'000), single); });
     });
-    report_.measure("duplicates_vs_broker", [&] { duplicates(); });
-    report_.measure("single_latency", [&] { singleLatency(); });
-    report_.measure("consumer_rss_mib", [&] { memory(); });
+    report_.measure({"duplicates_vs_broker"}, [&] { duplicates(); });
+    report_.measure({"single_latency"}, [&] { singleLatency(); });
+    report_.measure({"consumer_rss_mib"}, [&] { memory(); });
     report_.finish();
   }
 

@@ -1,30 +1,34 @@
 #include "drain.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <fstream>
 #include <stdexcept>
 #include <vector>
 
 #include "bare_publisher.hpp"
+#include "process_time.hpp"
 #include "support/eventually.hpp"
 
 namespace pillion::bench {
 namespace {
 
-double peakRssMib(pid_t pid) {
-  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024.0;
-  }
-  return 0;
+Cpu cpuOf(const BenchServers& servers, const std::vector<support::Process>& relays) {
+  Cpu cpu{.postgres = cpuSeconds(servers.postgres), .broker = cpuSeconds(servers.rabbit.pid())};
+  for (const auto& relay : relays) cpu.relay += cpuSeconds(relay.pid());
+  return cpu;
+}
+
+double perEvent(double before, double after, long events) {
+  return (after - before) * 1e6 / static_cast<double>(events);
 }
 
 }  // namespace
 
-Drain drain(BenchServers& servers, long events, int relays) {
+Drain drain(BenchServers& servers, const Backlog& backlog, int relays) {
   const std::string database = servers.createDatabase();
   servers.freshQueue();
-  fillOutbox(servers, database, events);
+  fillOutbox(servers, database, backlog);
   const QueueDepth depth("127.0.0.1", servers.rabbit.port(), servers.queue);
   std::vector<support::Process> processes;
   for (int i = 0; i < relays; ++i) {
@@ -35,10 +39,16 @@ Drain drain(BenchServers& servers, long events, int relays) {
   long first = 0;
   support::eventually(std::chrono::minutes(1), [&] { return (first = depth.now()) > 0; });
   const auto start = Steady::now();
+  const Cpu before = cpuOf(servers, processes);
   const bool done =
-      support::eventually(std::chrono::minutes(15), [&] { return depth.now() >= events; });
+      support::eventually(std::chrono::minutes(15), [&] { return depth.now() >= backlog.events; });
+  const long events = backlog.events - first;
   Drain result;
-  result.rate = static_cast<double>(events - first) / secondsSince(start);
+  result.rate = static_cast<double>(events) / secondsSince(start);
+  const Cpu after = cpuOf(servers, processes);
+  result.cpu = {perEvent(before.relay, after.relay, events),
+                perEvent(before.postgres, after.postgres, events),
+                perEvent(before.broker, after.broker, events)};
   if (!done) throw std::runtime_error("the backlog was not drained in a quarter of an hour");
   for (auto& process : processes) {
     result.peakRssMib = std::max(result.peakRssMib, peakRssMib(process.pid()));
@@ -47,6 +57,13 @@ Drain drain(BenchServers& servers, long events, int relays) {
     }
   }
   return result;
+}
+
+Bare drainBare(BenchServers& servers, long events, long window) {
+  servers.freshQueue();
+  const double before = cpuSeconds(::getpid());
+  const double seconds = publishBare("127.0.0.1", servers.rabbit.port(), kExchange, events, window);
+  return {static_cast<double>(events) / seconds, perEvent(before, cpuSeconds(::getpid()), events)};
 }
 
 }  // namespace pillion::bench

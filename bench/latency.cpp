@@ -1,8 +1,6 @@
 #include "latency.hpp"
 
-#include <algorithm>
 #include <atomic>
-#include <functional>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -17,12 +15,6 @@ using Nanoseconds = std::int64_t;
 
 Nanoseconds now() {
   return Steady::now().time_since_epoch().count();
-}
-
-std::string numbered(std::size_t number) {
-  std::string text = R"({"number":)" + std::to_string(number) + R"(,"text":")";
-  text.append(kPayload - std::min(kPayload, text.size() + 2), 'x');
-  return text + "\"}";
 }
 
 /// When each message was let go, by its number; they begin with `first`.
@@ -40,15 +32,6 @@ class Departures {
 
 /// The relay's start is no part of the latency.
 constexpr std::chrono::seconds kWarmUp{2};
-
-Percentiles percentiles(std::vector<double> values) {
-  if (values.empty()) return {};
-  std::ranges::sort(values);
-  const auto at = [&](double share) {
-    return values[static_cast<std::size_t>(static_cast<double>(values.size() - 1) * share)];
-  };
-  return {at(0.50), at(0.99)};
-}
 
 /// Reads the queue until told to stop; one value per message, in milliseconds.
 class Reader {
@@ -77,7 +60,7 @@ class Reader {
     if (!incoming) return;
     const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
     if (delivery == nullptr) return;
-    const std::size_t number = std::stoul(delivery->message.body.substr(10));
+    const std::size_t number = numberOf(delivery->message.body);
     const Nanoseconds sent = departures_.of(number);
     if (number >= from_) latencies_.push_back(static_cast<double>(now() - sent) / 1e6);
     connection_.ack(delivery->tag);
@@ -91,15 +74,6 @@ class Reader {
   std::atomic<std::size_t> delivered_{0};
   std::jthread thread_;
 };
-
-void atRate(int perSecond, std::chrono::seconds time, const std::function<void()>& work) {
-  const auto step = std::chrono::nanoseconds(1'000'000'000 / perSecond);
-  auto next = Steady::now();
-  for (const auto end = next + time; next < end; next += step) {
-    std::this_thread::sleep_until(next);
-    work();
-  }
-}
 
 support::Process startOnFreshQueue(BenchServers& servers, const std::string& database) {
   servers.freshQueue();
@@ -127,9 +101,9 @@ Percentiles CommitToDelivery::measure(std::chrono::seconds time) {
   Departures departures(perSecond_, time + kWarmUp, first);
   const auto warmUp = static_cast<std::size_t>(perSecond_ * kWarmUp.count());
   Reader reader(servers_, departures, first + warmUp);
-  atRate(perSecond_, time + kWarmUp, [&] {
+  atRate(perSecond_, time + kWarmUp, {}, [&] {
     pqxx::work tx{connection_};
-    publisher_->publish(tx, Event::ofBytes("bench.created", numbered(next_), "application/json")
+    publisher_->publish(tx, Event::ofBytes("bench.created", numberedBody(next_), "application/json")
                                 .setKey("key-" + std::to_string(next_ % 1000)));
     departures.note(next_++);
     tx.commit();
@@ -139,7 +113,7 @@ Percentiles CommitToDelivery::measure(std::chrono::seconds time) {
                                        [&] { return reader.delivered() >= next_ - first; });
   auto latencies = reader.finish();
   if (!all) throw std::runtime_error("not every event was delivered: " + relay_.output());
-  return percentiles(std::move(latencies));
+  return percentilesOf(std::move(latencies));
 }
 
 Percentiles publishToDelivery(BenchServers& servers, int perSecond, std::chrono::seconds time) {
@@ -152,15 +126,15 @@ Percentiles publishToDelivery(BenchServers& servers, int perSecond, std::chrono:
   message.routingKey = message.type = "bench.created";
   message.messageId = "018f0000-0000-7000-8000-000000000000";
   std::size_t n = 0;
-  atRate(perSecond, time + kWarmUp, [&] {
-    message.body = numbered(n);
+  atRate(perSecond, time + kWarmUp, {}, [&] {
+    message.body = numberedBody(n);
     departures.note(n++);
     connection.publish(message);
     while (connection.receive(std::chrono::milliseconds(0))) {
     }
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  return percentiles(reader.finish());
+  return percentilesOf(reader.finish());
 }
 
 }  // namespace pillion::bench

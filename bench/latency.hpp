@@ -6,14 +6,9 @@
 #include <pqxx/pqxx>
 #include <string>
 
-#include "bench_servers.hpp"
+#include "steady_load.hpp"
 
 namespace pillion::bench {
-
-struct Percentiles {
-  double p50 = 0;  // milliseconds
-  double p99 = 0;
-};
 
 /// One outbox and one relay process under a steady load, measured as often as wanted.
 class CommitToDelivery {

@@ -2,10 +2,18 @@
 //
 //   pillion-bench relay|consumer [--json] [--quick] [--only NAME …]
 //
-// relay:
+// relay, events of 512 bytes:
 // drain_vs_broker: draining 300,000 events / bare rabbitmq-c publishing the same bytes with the
 //   same window; medians of five runs each, in turns
+// cpu_us_per_event: CPU of relay and PostgreSQL in these drains, beside that of the bare client
+// and,
+//   for information, the broker's; by the kernel's count of each process
 // drain_two_relays_vs_one: the same drain by two relay processes / by one
+// drain_big_vs_small: with 5,000,000 waiting / with 100,000, both against the bare client filling a
+//   queue of that size; and relay_rss_mib, peak memory with 5,000,000 waiting
+// one_key: events of one single key / the bare client with one message in flight
+// hot_key: cold keys' events that wait more than five times the median without a hot key, while
+//   50,000 events of one key drain / all of them; 1/64 share their lane with it
 // latency_vs_floor: p50 commit to delivery at 500 events/s / p50 bare publish to delivery
 // publish_cost: transactions with publish(tx) / with a hand-written INSERT, 8 clients; median of
 //   pairs of slices
@@ -14,7 +22,18 @@
 // notify_cost_asleep: the same while a relay sleeps and is not woken, so that each one notifies
 // held_snapshot: p99 latency with another session's snapshot of the same database held for 2
 //   minutes, and held still / before it was taken; one outbox, one relay
-// drain_big_vs_small: rate per event with 5,000,000 waiting / with 100,000; also relay_rss_mib
+//
+// While some events cannot go:
+// sick_neighbour: events of nine healthy types out of 300,000 of ten, while the tenth's queue is
+//   full and rejects / while it takes them; from the relay's first warning on, and
+//   sick_neighbour_whole from the relay's start on; medians of three
+// sick_neighbour_no_majority(_whole): the same, when the tenth's queue neither takes nor refuses
+// sick_copies: messages in a healthy queue per event that its full neighbour refused for a minute,
+//   the probed one aside
+// sick_backlog: draining 1,000,000 events of a type that had no queue while they were written, an
+//   old snapshot held all the time / events that always had one; sick_backlog_nacked: whose queue
+//   was full; (…)_others: of events of another type, 500/s, arrived / written meanwhile
+// relay_rss_sick_mib: peak memory with 1,000 unroutable types and 20,000 keys held by them
 
 // consumer, events of 512 bytes, a handler with one UPDATE:
 // consume_vs_database: events applied / the same inbox inserts and updates by libpqxx alone, in

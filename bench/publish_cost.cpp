@@ -103,7 +103,7 @@ PairedRates notifyCost(BenchServers& servers, std::chrono::seconds time, Idle id
     return rate(servers, database, slice,
                 [&](pqxx::work& tx, const Event& event) { publisher->publish(tx, event); });
   };
-  servers.postgres.execute(database, "select pillion.enable_notify()");
+  servers.postgres.execute(database, "select pillion.enable_notify(true)");
   if (idle == Idle::Asleep) {
     servers.postgres.execute(database, "select pillion.raise_idle_flag()");
   }
@@ -111,7 +111,7 @@ PairedRates notifyCost(BenchServers& servers, std::chrono::seconds time, Idle id
   base::WakeEvent wake;
   const outbox::WakeListener listener(servers.database(database), wake);
   const auto withTrigger = [&](Seconds slice) {
-    servers.postgres.execute(database, "select pillion.enable_notify()");
+    servers.postgres.execute(database, "select pillion.enable_notify(true)");
     return published(slice);
   };
   const auto without = [&](Seconds slice) {

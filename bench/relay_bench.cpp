@@ -1,9 +1,12 @@
 #include "relay_bench.hpp"
 
-#include "bare_publisher.hpp"
+#include <vector>
+
 #include "drain.hpp"
+#include "hot_key.hpp"
 #include "latency.hpp"
 #include "publish_cost.hpp"
+#include "sick_bench.hpp"
 
 namespace pillion::bench {
 namespace {
@@ -17,36 +20,56 @@ class RelayBench {
   explicit RelayBench(const BenchOptions& options) : report_(options) {}
 
   void run() {
-    report_.measure("drain_vs_broker", [&] { drainAgainstBroker(); });
-    report_.measure("drain_two_relays_vs_one", [&] { drainWithTwoRelays(); });
-    report_.measure("latency_vs_floor", [&] { latencyAgainstFloor(); });
-    report_.measure("publish_cost", [&] { publishCostRatio(); });
-    report_.measure("notify_cost", [&] { notifyCostRatio("notify_cost", Idle::Awake); });
-    report_.measure("notify_cost_asleep",
+    report_.measure({"drain_vs_broker", "cpu_us_per_event"}, [&] { drainAgainstBroker(); });
+    report_.measure({"drain_two_relays_vs_one"}, [&] { drainWithTwoRelays(); });
+    report_.measure({"latency_vs_floor"}, [&] { latencyAgainstFloor(); });
+    report_.measure({"publish_cost"}, [&] { publishCostRatio(); });
+    report_.measure({"notify_cost"}, [&] { notifyCostRatio("notify_cost", Idle::Awake); });
+    report_.measure({"notify_cost_asleep"},
                     [&] { notifyCostRatio("notify_cost_asleep", Idle::Asleep); });
-    report_.measure("held_snapshot", [&] { heldSnapshot(); });
-    report_.measure("drain_big_vs_small", [&] { drainBigAgainstSmall(); });
+    report_.measure({"held_snapshot"}, [&] { heldSnapshot(); });
+    report_.measure({"drain_big_vs_small", "relay_rss_mib"}, [&] { drainBigAgainstSmall(); });
+    report_.measure({"one_key"}, [&] { oneKey(); });
+    report_.measure({"hot_key"}, [&] { hotKey(); });
+    measureSick(report_, servers_);
     report_.finish();
   }
 
  private:
   void drainAgainstBroker() {
     const long events = report_.scaled(300'000);
+    std::vector<double> relay;
+    std::vector<double> postgres;
+    std::vector<double> broker;
+    std::vector<double> client;
     report_.compare(
-        "drain_vs_broker", kRounds, [&] { return drain(servers_, events, 1).rate; },
-        [&] { return static_cast<double>(events) / bare(events); });
+        "drain_vs_broker", kRounds,
+        [&] {
+          const Drain one = drain(servers_, {.events = events}, 1);
+          relay.push_back(one.cpu.relay);
+          postgres.push_back(one.cpu.postgres);
+          broker.push_back(one.cpu.broker);
+          return one.rate;
+        },
+        [&] {
+          const Bare one = drainBare(servers_, events, kWindow);
+          client.push_back(one.cpu);
+          return one.rate;
+        });
+    report_.values("cpu_us_per_event",
+                   {{"relay_and_postgres", Report::median(relay) + Report::median(postgres)},
+                    {"relay", Report::median(relay)},
+                    {"postgres", Report::median(postgres)},
+                    {"bare", Report::median(client)},
+                    {"broker", Report::median(broker)}});
   }
 
   void drainWithTwoRelays() {
     const long events = report_.scaled(300'000);
     report_.compare(
-        "drain_two_relays_vs_one", kRounds, [&] { return drain(servers_, events, 2).rate; },
-        [&] { return drain(servers_, events, 1).rate; });
-  }
-
-  double bare(long events) {
-    servers_.freshQueue();
-    return publishBare("127.0.0.1", servers_.rabbit.port(), kExchange, events, kWindow);
+        "drain_two_relays_vs_one", kRounds,
+        [&] { return drain(servers_, {.events = events}, 2).rate; },
+        [&] { return drain(servers_, {.events = events}, 1).rate; });
   }
 
   void latencyAgainstFloor() {
@@ -99,20 +122,48 @@ class RelayBench {
     outbox.finish();
   }
 
+  /// The queue grows as the backlog shrinks, which costs the broker something, too: how much, the
+  /// bare client says. The small ones before and after the big ones, as a machine changes.
   void drainBigAgainstSmall() {
     const long small = report_.scaled(100'000);
     const long big = report_.scaled(5'000'000);
-    const Drain little = drain(servers_, small, 1);
-    const Drain much = drain(servers_, big, 1);
-    // The queue grows as the backlog shrinks, which costs the broker something, too: how much, it
-    // says without a relay.
-    const double brokerLittle = static_cast<double>(small) / bare(small);
-    const double brokerMuch = static_cast<double>(big) / bare(big);
+    std::vector<double> relaySmall;
+    std::vector<double> bareSmall;
+    const auto smallOnes = [&] {
+      for (int round = 0; round < report_.rounds(3); ++round) {
+        relaySmall.push_back(drain(servers_, {.events = small}, 1).rate);
+        bareSmall.push_back(drainBare(servers_, small, kWindow).rate);
+      }
+    };
+    smallOnes();
+    const Drain relayBig = drain(servers_, {.events = big}, 1);
+    const Bare bareBig = drainBare(servers_, big, kWindow);
+    smallOnes();
+    const double relay = Report::median(relaySmall);
+    const double bare = Report::median(bareSmall);
+    report_.ratio("drain_big_vs_small", (relayBig.rate / bareBig.rate) / (relay / bare),
+                  Report::text("relay %.0f/s big, %.0f/s small; bare client %.0f/s and %.0f/s",
+                               relayBig.rate, relay, bareBig.rate, bare));
+    report_.value("relay_rss_mib", relayBig.peakRssMib);
+  }
+
+  void oneKey() {
+    const long events = report_.scaled(20'000);
+    report_.compare(
+        "one_key", 3,
+        [&] { return drain(servers_, {.events = events, .key = "'the only one'"}, 1).rate; },
+        [&] { return drainBare(servers_, events, 1).rate; });
+  }
+
+  void hotKey() {
+    const bool quick = report_.quick();
+    const HotKey keys = coldBesideHot(servers_, report_.scaled(50'000), quick ? 1 : 5,
+                                      std::chrono::seconds(quick ? 5 : 30));
     report_.ratio(
-        "drain_big_vs_small", much.rate / little.rate,
-        Report::text("%.0f/s against %.0f/s", much.rate, little.rate) +
-            Report::text("; the broker alone %.0f/s against %.0f/s", brokerMuch, brokerLittle));
-    report_.value("relay_rss_mib", much.peakRssMib);
+        "hot_key", keys.slowWith,
+        Report::text("%.4f without; the hot ones took %.1f s", keys.slowWithout, keys.drained) +
+            Report::text("; p50 %.2f ms with, %.2f without; p99 %.2f ms with, %.2f without",
+                         keys.with.p50, keys.without.p50, keys.with.p99, keys.without.p99));
   }
 
   Report report_;

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -23,11 +25,14 @@ class Report {
   [[nodiscard]] bool quick() const { return options_.quick; }
   [[nodiscard]] long scaled(long full) const { return options_.quick ? full / 10 : full; }
 
+  /// Runs what gives these figures, if one of them is wanted.
   template <typename Work>
-  void measure(const std::string& name, const Work& work) {
-    const auto& only = options_.only;
-    if (!only.empty() && std::ranges::find(only, name) == only.end()) return;
-    std::fprintf(stderr, "%s …\n", name.c_str());
+  void measure(const std::vector<std::string>& names, const Work& work) {
+    const auto wanted = [&](const std::string& name) {
+      return options_.only.empty() || std::ranges::find(options_.only, name) != options_.only.end();
+    };
+    if (std::ranges::none_of(names, wanted)) return;
+    std::fprintf(stderr, "%s …\n", names.front().c_str());
     work();
   }
 
@@ -38,7 +43,7 @@ class Report {
                const char* unit = "/s") {
     std::vector<double> ones;
     std::vector<double> others;
-    for (int round = 0; round < (options_.quick ? 2 : rounds); ++round) {
+    for (int round = 0; round < this->rounds(rounds); ++round) {
       others.push_back(other());
       ones.push_back(one());
     }
@@ -57,23 +62,33 @@ class Report {
     std::fprintf(stderr, "  %s = %.1f\n", name.c_str(), value);
   }
 
+  /// Several under one name, with what they are called.
+  void values(const std::string& name, const std::map<std::string, double>& values) {
+    results_[name] = values;
+    std::fprintf(stderr, "  %s:", name.c_str());
+    for (const auto& [what, value] : values) std::fprintf(stderr, " %s %.2f", what.c_str(), value);
+    std::fprintf(stderr, "\n");
+  }
+
   void finish() const {
     if (options_.json) std::printf("%s\n", results_.dump().c_str());
   }
 
-  static std::string text(const char* format, double a, double b) {
-    char line[160];
-    std::snprintf(line, sizeof line, format, a, b);
+  static std::string text(const char* format, std::same_as<double> auto... values) {
+    char line[240];
+    std::snprintf(line, sizeof line, format, values...);
     return line;
   }
 
- private:
-  static std::string figure(double value) { return text(value < 100 ? "%.3f" : "%.0f", value, 0); }
+  [[nodiscard]] int rounds(int full) const { return options_.quick ? 2 : full; }
 
   static double median(std::vector<double> values) {
     std::ranges::sort(values);
     return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
   }
+
+ private:
+  static std::string figure(double value) { return text(value < 100 ? "%.3f" : "%.0f", value); }
 
   static std::string spread(const std::vector<double>& values) {
     const auto [least, most] = std::ranges::minmax(values);

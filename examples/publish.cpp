@@ -25,7 +25,7 @@ void createTable(pqxx::connection& connection) {
 // caller to say.
 std::string pay(const pillion::EventPublisher& publisher, pqxx::work& tx, int cents) {
   const auto rows = tx.exec_params("INSERT INTO payment (cents) VALUES ($1) RETURNING id", cents);
-  const auto id = rows[0][0].as<std::string>();
+  auto id = rows[0][0].as<std::string>();
   publisher.publish(tx, pillion::Event("payment.made", {{"id", id}, {"cents", cents}}).setKey(id));
   return id;
 }

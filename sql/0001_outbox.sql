@@ -1,45 +1,53 @@
--- The outbox: an append-only log, read by a snapshot-difference cursor.
+-- The outbox: an append-only log, read by a snapshot-difference cursor; and events that are due later.
 --
--- No row is ever updated or deleted one by one. A row carries the 64-bit id of the transaction that
--- wrote it; the cursor is a pg_snapshot, and what comes next is exactly what is visible now and was
--- not visible then. Space comes back by TRUNCATE of one child of a ring at a time.
+-- No row of the log is ever updated or deleted one by one. A row carries the 64-bit id of the
+-- transaction that wrote it; the cursor is a pg_snapshot, and what comes next is exactly what is visible
+-- now and was not visible then. Space comes back by TRUNCATE of one child of a ring at a time.
+
+-- What an event is, in every table that holds events; they are made like this one, which goes again
+-- when they are there (0002).
+--
+-- A type's own length bounds memory, and costs an INSERT nothing. The wire's limits are the publishers'
+-- and publish()'s to keep, and the relay's to check again: it parks what breaks them.
+--
+-- What no type's length can say is said by domains. A domain's check is kept parsed by each session; a
+-- CHECK of the table is parsed from its text for every INSERT, and cost a fifth more of the server's time
+-- for a transaction that writes one event.
+create domain event_payload as bytea check (octet_length(value) <= 16777216);
+create domain lane_number as smallint check (value between 0 and 63);
+
+create table event_columns (
+  -- Made by the producer (UUID version 7). Not indexed: a unique index on it would be the one that
+  -- hurts, and the inbox is what removes duplicates.
+  event_id       uuid         not null,
+  type           varchar(255) not null,
+  source         varchar(255) not null,
+  key            varchar(255),
+  time           timestamptz  not null,
+  content_type   varchar(255) not null,
+  correlation_id varchar(255),
+  causation_id   varchar(255),
+  traceparent    varchar(55),
+  tracestate     varchar(512),
+  expires_at     timestamptz,  -- not worth sending from then on
+  headers        varchar(400000),  -- a JSON object of texts
+  payload        event_payload not null
+);
 
 -- Order inside a batch. "cache 1" is a matter of correctness: ids must grow in the order in which
 -- they are handed out, across sessions.
 create sequence outbox_id_seq as bigint cache 1;
 
--- Limits of the wire, for whoever writes around the publishers. As domains: a CHECK of the table is
--- parsed from its text for every INSERT, and ten of them cost a tenth of a writing transaction.
-create domain event_text as text check (octet_length(value) between 1 and 255);
-create domain event_traceparent as text check (octet_length(value) = 55);
-create domain event_tracestate as text check (octet_length(value) <= 512);
-create domain event_headers as json check (octet_length(value::text) <= 400000);
-create domain event_payload as bytea check (octet_length(value) <= 16777216);
-
 create table outbox (
   -- First column, so that it is evaluated before nextval(): a transaction has its xid before it has
   -- an id. The reader's lower bound for ids rests on that order.
-  xid            xid8        not null default pg_current_xact_id(),
-  id             bigint      not null default nextval('outbox_id_seq'),
-  -- Stored, so that a row keeps its lane whatever a later hash function says.
-  lane           smallint    not null
-                 generated always as ((coalesce(hashtextextended(key, 0), id) & 63)::smallint) stored,
-  created_at     timestamptz not null default clock_timestamp(),
-  -- Made by the producer (UUID version 7). Not indexed: a unique index on it would be the one that
-  -- hurts, and the inbox is what removes duplicates.
-  event_id       uuid        not null,
-  type           event_text not null,
-  source         event_text not null,
-  key            event_text,
-  time           timestamptz not null,
-  content_type   event_text not null,
-  correlation_id event_text,
-  causation_id   event_text,
-  traceparent    event_traceparent,
-  tracestate     event_tracestate,
-  expires_at     timestamptz,  -- not worth sending from then on
-  headers        event_headers,
-  payload        event_payload not null
+  xid        xid8        not null default pg_current_xact_id(),
+  id         bigint      not null default nextval('outbox_id_seq'),
+  -- Stored, so that a row keeps its lane whatever a later hash function says. Given by writers, since a
+  -- generated column is worked out anew for every INSERT; for those that do not give it see lane_of().
+  lane       lane_number,
+  created_at timestamptz not null default clock_timestamp(),
+  like event_columns
 ) partition by list (((id >> 22) & 7));
 
 -- Eight children of 4,194,304 ids each. Chosen by the sequence alone, so a writer with an old
@@ -50,6 +58,8 @@ begin
   for i in 0..7 loop
     execute format('create table outbox_%s partition of outbox for values in (%s)
                       with (autovacuum_enabled = off, toast_tuple_target = 8160)', i, i);
+    -- For `pillion rebase`, should somebody have a publication for all tables; to an INSERT it is nothing.
+    execute format('alter table outbox_%s replica identity full', i);
     begin
       execute format('alter table outbox_%s alter payload set compression lz4', i);
     exception when feature_not_supported then  -- a server built without lz4
@@ -61,217 +71,137 @@ end $$;
 create index outbox_xid on outbox (xid, id);  -- the live tail, and transactions that commit late
 create index outbox_id on outbox (id);        -- paging through a frozen backlog
 
--- The two ways to read. As functions, since they carry the planner's settings with them: the ring's
--- children have no statistics, on purpose, so every read must be an ordered index range; and neither
--- settings nor prepared statements of a session survive a pooler in transaction mode.
---
--- Both cut by bytes as well: a row comes when the payloads before it stay below the limit, so the
--- first always comes. octet_length does not read a toasted payload, and a sum of int is a bigint (of
--- bigint it would be a numeric, which costs as much as all the rest). `lanes` is a set, one bit each.
+-- The lane of a row, 0 to 63 whatever is in it. The same rule as in the publishers' INSERT; inlined by
+-- the planner.
+create function lane_of(lane smallint, key text, id bigint) returns smallint language sql immutable
+  return (coalesce(lane, coalesce(hashtextextended(key, 0), id)) & 63)::smallint;
 
--- What is visible now and was not in a snapshot that ended at `from_xid` with `xips` in progress.
--- The first row is the snapshot of this very statement, the sequence as it saw it, and a text that
--- changes when the server restarted, failed over or was promoted. Both branches carry the limits:
--- one huge transaction must not come in one piece. The order by xid is only the index's.
-create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_limit bigint,
-                           lanes bigint)
-  returns table (snapshot text, last_id bigint, server text, id bigint, lane smallint,
-                 event_id uuid, type text, source text, key text, "time" text, content_type text,
-                 correlation_id text, causation_id text, traceparent text, tracestate text,
-                 expires_at text, headers json, payload bytea)
-  language plpgsql
-  set search_path from current
-  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
-  set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
-  set datestyle = 'ISO' set work_mem = '64MB' as $$
-#variable_conflict use_column
-begin
-  return query
-  select pg_current_snapshot()::text, (select s.last_value from outbox_id_seq s),
-         pg_postmaster_start_time()::text || case when pg_is_in_recovery() then ' standby'
-           else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
-         null::bigint, null::smallint, null::uuid, null::text, null::text, null::text, null::text,
-         null::text, null::text, null::text, null::text, null::text, null::text, null::json,
-         null::bytea
-  union all
-  select null, null, null, l.id, l.lane, l.event_id, l.type, l.source, l.key,
-         (l.time at time zone 'UTC')::text, l.content_type,
-         l.correlation_id, l.causation_id, l.traceparent, l.tracestate,
-         (l.expires_at at time zone 'UTC')::text, l.headers, l.payload
-    from (select b.*, sum(octet_length(b.payload))
-                        over (rows between unbounded preceding and 1 preceding) as bytes_before
-            from (select o.* from outbox o
-                   where o.xid = any(xips) and (lanes >> o.lane::int) & 1 = 1
-                   order by o.xid, o.id limit row_limit) b) l
-   where coalesce(l.bytes_before, 0) < byte_limit
-  union all
-  select null, null, null, t.id, t.lane, t.event_id, t.type, t.source, t.key,
-         (t.time at time zone 'UTC')::text, t.content_type,
-         t.correlation_id, t.causation_id, t.traceparent, t.tracestate,
-         (t.expires_at at time zone 'UTC')::text, t.headers, t.payload
-    from (select b.*, sum(octet_length(b.payload))
-                        over (rows between unbounded preceding and 1 preceding) as bytes_before
-            from (select o.* from outbox o
-                   where o.xid >= from_xid and (lanes >> o.lane::int) & 1 = 1
-                   order by o.xid, o.id limit row_limit) b) t
-   where coalesce(t.bytes_before, 0) < byte_limit;
-end $$;
-
--- The same up to a frozen `target`, in id order above `after_id`.
-create function fetch_page(xips xid8[], from_xid xid8, target pg_snapshot, after_id bigint,
-                           row_limit bigint, byte_limit bigint, lanes bigint)
-  returns table (id bigint, lane smallint, event_id uuid, type text, source text, key text,
-                 "time" text, content_type text, correlation_id text, causation_id text,
-                 traceparent text, tracestate text, expires_at text, headers json, payload bytea)
-  language plpgsql
-  set search_path from current
-  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
-  set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_generic_plan
-  set datestyle = 'ISO' set work_mem = '64MB' as $$
-#variable_conflict use_column
-begin
-  return query
-  select p.id, p.lane, p.event_id, p.type::text, p.source::text, p.key::text,
-         (p.time at time zone 'UTC')::text, p.content_type::text,
-         p.correlation_id::text, p.causation_id::text, p.traceparent::text, p.tracestate::text,
-         (p.expires_at at time zone 'UTC')::text, p.headers::json, p.payload::bytea
-    from (select b.*, sum(octet_length(b.payload))
-                        over (rows between unbounded preceding and 1 preceding) as bytes_before
-            from (select o.* from outbox o
-                   where o.id > after_id and (o.xid >= from_xid or o.xid = any(xips))
-                     and pg_visible_in_snapshot(o.xid, target)
-                     and (lanes >> o.lane::int) & 1 = 1
-                   order by o.id limit row_limit) b) p
-   where coalesce(p.bytes_before, 0) < byte_limit;
-end $$;
-
--- The lowest id written by these transactions. One index probe per transaction: min(id) over an
--- array would walk the index on id.
-create function lowest_late_id(xips xid8[]) returns bigint language plpgsql
-  set search_path from current
-  set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
-begin
-  return (select min(first.id) from unnest(xips) as late(xid), lateral (
-            select o.id from outbox o where o.xid = late.xid order by o.xid, o.id limit 1) first);
-end $$;
-
--- Events that could not be published when it was their turn. A relay moves them here in the
--- transaction that moves its cursor past them, and removes them when they were published after all.
-create table parked (
-  id             bigint      primary key,  -- the outbox id
-  lane           smallint    not null,
-  reason         text        not null,  -- unroutable, refused, invalid …, suspect, held
-  attempts       int         not null,
-  parked_at      timestamptz not null default clock_timestamp(),
-  created_at     timestamptz not null,
-  event_id       uuid        not null,
-  type           text        not null,
-  source         text        not null,
-  key            text,
-  time           timestamptz not null,
-  content_type   text        not null,
-  correlation_id text,
-  causation_id   text,
-  traceparent    text,
-  tracestate     text,
-  expires_at     timestamptz,
-  headers        json,
-  payload        bytea       not null
-);
-create index parked_type on parked (type, id) where reason = 'unroutable';
-create index parked_key on parked (key, id) where key is not null;
-create index parked_refused on parked (id) where reason = 'refused';
-
--- Which cluster the cursor belongs to: transaction ids mean nothing in another one.
-create table meta (
-  one               boolean primary key default true check (one),
-  system_identifier bigint  not null
-);
-insert into meta (system_identifier) select system_identifier from pg_control_system();
-
-create sequence relay_token_seq as bigint cache 1;
-
--- One row per incarnation of a relay. The token is its fencing token: it only grows, and every
--- statement that writes a cursor checks it.
-create table relay (
-  token         bigint      primary key default nextval('relay_token_seq'),
-  name          text        not null,
-  backend_pid   int         not null,  -- 0 behind a pooler: that session's end says nothing
-  started_at    timestamptz not null default clock_timestamp(),
-  expires_at    timestamptz not null,  -- by the database's clock
-  fenced        boolean     not null default false
-) with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200,
-        autovacuum_vacuum_cost_delay = 0);
-
--- The cursor of each lane, beside the events: it is restored, rolled back and failed over with them.
-create table lane (
-  lane     smallint    primary key,
-  token    bigint,                -- who holds it; null when free
-  done     pg_snapshot not null,  -- every event visible in it is published and confirmed
-  target   pg_snapshot,           -- while a backlog is paged: the frozen end of it …
-  last_id  bigint,                -- … and how far in it everything is confirmed
-  floor_id bigint      not null default 0,  -- no event that `done` does not see has a lower id,
-                                            -- except those of its in-progress transactions
-  crashes    int   not null default 0,  -- so many holders in a row ended before they moved this
-  suspect_id bigint,                    -- what the last of them was about to send, when it said so
-  check ((target is null) = (last_id is null))
-) with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200,
-        autovacuum_vacuum_cost_delay = 0);
-insert into lane (lane, done) select g, pg_current_snapshot() from generate_series(0, 63) g;
-
--- Empties one child of the ring when everything in it is published, older than `keep`, and nobody
--- uses it. A child that is about to be written again is not kept for its age: space comes first. To
--- be called in a READ COMMITTED transaction of its own. Returns what happened.
-create function truncate_published(child int, keep interval default '0') returns text
-  language plpgsql
-  set search_path from current set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+-- Goes on towards the next child when the oldest event of the current one is older than `age`, so that
+-- what is older can be emptied also where few events are written. Takes ids one by one, which is the one
+-- way that can never set the sequence back, whoever else writes or does the same at this moment; so many
+-- at a time take a tenth of a second. Returns whether the next child was reached.
+create function rotate_ring(age interval, most int default 262144) returns boolean language plpgsql
+  set search_path from current set row_security = off
+  set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  name text := format('outbox_%s', child);
-  ahead int;  -- so many children are written before this one
-  newest timestamptz;
-  found boolean;
-begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'truncate_published needs READ COMMITTED';
-  end if;
-  ahead := (child - (select (last_value >> 22) & 7 from outbox_id_seq)::int + 8) % 8;
-  if ahead = 0 then return 'current'; end if;
-  execute format('select created_at from %I order by id desc limit 1', name) into newest;
-  if newest is null then return 'empty'; end if;
-  if ahead > 2 and newest > clock_timestamp() - keep then return 'kept'; end if;
-  begin
-    -- An open writer of this child, which may hold uncommitted events, or a dump refuses the lock.
-    execute format('lock table only %I in access exclusive mode nowait', name);
-  exception when lock_not_available then return 'busy';
-  end;
-  -- With a snapshot that is newer than the lock, and no writer in flight. Only rows at or above the
-  -- lowest xmin of all cursors can be unpublished: a short index range.
-  execute format(
-    'select exists (select from %I e join lane l on l.lane = e.lane
-       where e.xid >= (select min(pg_snapshot_xmin(done)) from lane)
-         and not (pg_visible_in_snapshot(e.xid, l.done)
-                  or (l.target is not null and pg_visible_in_snapshot(e.xid, l.target)
-                      and e.id <= l.last_id)))', name) into found;
-  if found then return 'unpublished'; end if;
-  execute format('truncate only %I', name);
-  return 'truncated';
-end $$;
-
--- Goes on to the next child when the oldest event of the current one is older than `age`, so that
--- what is older can be emptied also where few events are written. Returns whether it did.
-create function rotate_ring(age interval) returns boolean language plpgsql
-  set search_path from current set enable_seqscan = off set enable_bitmapscan = off as $$
-declare
-  at bigint;
+  at bigint := (select last_value from outbox_id_seq);
+  goal bigint := ((at >> 22) + 1) << 22;
   oldest timestamptz;
 begin
-  -- One at a time: the second would set the sequence back to where the first has set it.
-  if not pg_try_advisory_xact_lock('outbox'::regclass::oid::bigint) then return false; end if;
-  at := (select last_value from outbox_id_seq);
-  -- Writers go on meanwhile. Near the end of a child one of them might take the very id that is set.
-  if (at & 4194303) > 3145728 then return false; end if;
   execute format('select created_at from outbox_%s order by id limit 1', (at >> 22) & 7) into oldest;
   if oldest is null or oldest > clock_timestamp() - age then return false; end if;
-  perform setval('outbox_id_seq', ((at >> 22) + 1) << 22, false);
-  return true;
+  for i in 1..most loop
+    at := nextval('outbox_id_seq');
+    exit when at >= goal;
+  end loop;
+  return at >= goal;
+end $$;
+
+-- Events that enter the outbox when they are due. A relay moves them there in a transaction of its
+-- own, so that they get a transaction id and an id like any other: the log has no other way in.
+create table scheduled (
+  id         bigint      generated always as identity primary key,
+  deliver_at timestamptz not null check (isfinite(deliver_at)),
+  like event_columns
+);
+create index scheduled_due on scheduled (deliver_at, id);
+
+-- Moves the events that are due, the earliest first, until so many rows or bytes are moved. To be
+-- called in a READ COMMITTED transaction. Says how many, and in how many milliseconds the next one is
+-- due: null when there is none, or when somebody else is at it. One caller at a time, who has locked
+-- the row of `due_turn`: two that move events of one key side by side could turn them round.
+create table due_turn (one boolean primary key default true check (one));
+insert into due_turn default values;
+
+create function move_due(row_limit bigint, byte_limit bigint, out moved bigint, out next_ms bigint)
+  language plpgsql set search_path from current set row_security = off
+  set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+declare
+  -- Read once: compared with a function that changes, the index could not end the search.
+  now_is timestamptz := clock_timestamp();
+  first timestamptz := (select s.deliver_at from scheduled s order by s.deliver_at, s.id limit 1);
+begin
+  moved := 0;
+  if first <= now_is then
+    perform from due_turn for update skip locked;
+    if not found then
+      if not exists (select from due_turn) then raise exception 'the row of due_turn is missing'; end if;
+      return;
+    end if;
+    -- With a snapshot that is newer than the lock.
+    with due as (
+      delete from scheduled s where s.id = any(array(
+        select c.id from (
+          select b.id, b.deliver_at, sum(octet_length(b.payload))
+              over (order by b.deliver_at, b.id rows between unbounded preceding and 1 preceding)
+              as bytes_before
+            from (select d.* from scheduled d where d.deliver_at <= now_is
+                   order by d.deliver_at, d.id limit row_limit) b) c
+         where coalesce(c.bytes_before, 0) < byte_limit))
+      returning s.*)
+    insert into outbox (event_id, type, source, key, time, content_type, correlation_id,
+                        causation_id, traceparent, tracestate, expires_at, headers, payload)
+    select event_id, type, source, key, time, content_type, correlation_id, causation_id,
+           traceparent, tracestate, expires_at, headers, payload
+      from due order by deliver_at, id;
+    get diagnostics moved = row_count;
+    first := (select s.deliver_at from scheduled s order by s.deliver_at, s.id limit 1);
+  end if;
+  if first is not null then
+    next_ms := greatest(0, ceil(extract(epoch from first - clock_timestamp()) * 1000));
+  end if;
+end $$;
+
+-- Waking idle relays by NOTIFY, for those who ask for it with enable_notify().
+--
+-- A NOTIFY in every transaction would serialise all commits of the cluster. So writers notify only
+-- while a relay sleeps, which a sequence says: it is read without a lock, and set outside of any
+-- transaction.
+
+create sequence idle_flag as int minvalue 0 maxvalue 1 start 0 cache 1;
+
+create function notify_idle_relays() returns trigger language plpgsql
+  set search_path from current as $$
+begin
+  if (select last_value from idle_flag) = 1 then
+    perform pg_notify('pillion.' || 'outbox'::regclass::oid, '');
+  end if;
+  return null;
+end $$;
+
+-- PostgreSQL refuses to prepare a transaction that has notified, which an event's would have whenever a
+-- relay happens to sleep. Whoever knows that none that publishes is ever prepared says so.
+create function enable_notify(without_two_phase boolean default false) returns void
+  language plpgsql set search_path from current as $$
+begin
+  if not without_two_phase and current_setting('max_prepared_transactions')::int > 0 then
+    raise exception 'a transaction that notifies cannot be prepared, and max_prepared_transactions is %',
+      current_setting('max_prepared_transactions')
+      using hint = 'If no transaction that publishes is ever prepared: select enable_notify(true)',
+            errcode = 'object_not_in_prerequisite_state';
+  end if;
+  create or replace trigger notify_idle_relays after insert on outbox
+    for each statement execute function notify_idle_relays();
+end $$;
+
+create function disable_notify() returns void language plpgsql set search_path from current as $$
+begin
+  drop trigger if exists notify_idle_relays on outbox;
+end $$;
+
+-- Raised by a relay that finds nothing for a while; it sleeps after one more look. Before that look
+-- it commits another transaction, with an id taken when the flag was up: only then does the look's
+-- snapshot list every writer that may have read the flag before. (setval() itself takes its
+-- transaction's id before it sets anything, so that one is too early.) Lowered by the relay that was
+-- woken, which wakes the others too, since from now on nobody else does.
+create function raise_idle_flag() returns void language plpgsql set search_path from current as $$
+begin
+  perform setval('idle_flag', 1);
+end $$;
+
+create function lower_idle_flag() returns void language plpgsql set search_path from current as $$
+begin
+  if (select last_value from idle_flag) = 0 then return; end if;
+  perform setval('idle_flag', 0);
+  perform pg_notify('pillion.' || 'outbox'::regclass::oid, 'awake');
 end $$;

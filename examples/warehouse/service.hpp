@@ -14,8 +14,8 @@
 #include <exception>
 #include <functional>
 #include <iostream>
-#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <pillion/pillion.hpp>
 #include <pqxx/pqxx>
 #include <stdexcept>
@@ -54,8 +54,8 @@ class Database {
  public:
   // The connection of the calling thread. One that broke during an earlier call is replaced.
   pqxx::connection& connection() {
-    thread_local std::unique_ptr<pqxx::connection> mine;
-    if (!mine || !mine->is_open()) mine = std::make_unique<pqxx::connection>(url_);
+    thread_local std::optional<pqxx::connection> mine;
+    if (!mine || !mine->is_open()) mine.emplace(url_);
     return *mine;
   }
 
@@ -95,7 +95,7 @@ inline std::string textField(const httplib::Request& request, const char* field)
   const auto found = body.find(field);
   const std::string name = std::string("\"") + field + "\"";
   if (found == body.end() || !found->is_string()) throw BadRequest(name + " must be a string");
-  const auto text = found->get<std::string>();
+  auto text = found->get<std::string>();
   if (text.empty() || text.size() > 100) throw BadRequest(name + " must have 1 to 100 bytes");
   for (const unsigned char c : text) {
     if (c < 0x20) throw BadRequest(name + " must not have control characters");

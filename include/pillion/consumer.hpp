@@ -131,7 +131,8 @@ struct ConsumerStats {
 /// - throws anything else: rolled back; parked, and tried again by RetryPolicy; then dead-letter
 ///   queue, reason `handler-failed`;
 /// - aborts `tx` or swallows an SQL error: as if it had thrown;
-/// - is not there for the type: acked and counted as ignored.
+/// - is not there for the type: acked and counted as ignored; a parked event is left to an instance
+///   that has one, and goes to the dead-letter queue, reason `no-handler`, after an hour without.
 ///
 /// Events at hand share a transaction. When one of them fails, that transaction is rolled back and
 /// the others are handled again without it: a handler may run more than once for one event, its

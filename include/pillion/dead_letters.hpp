@@ -23,8 +23,8 @@ struct DeadLetter {
   std::string type;
   std::string source;
   std::string key;
-  /// `rejected`, `handler-failed`, `invalid-event`, `outside-dedupe-window`; `delivery-limit` when
-  /// the broker itself moved it.
+  /// `rejected`, `handler-failed`, `no-handler`, `invalid-event`, `outside-dedupe-window`;
+  /// `delivery-limit` when the broker itself moved it.
   std::string reason;
   std::string error;  ///< what was thrown at last, one line
   int attempts = 0;

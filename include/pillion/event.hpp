@@ -25,8 +25,8 @@ struct EventLimits {
 ///
 /// A plain value: copy it, keep it, hand it to another thread. Setters return the event, so that
 /// they chain: `Event("order.paid", data).setKey(orderId).setHeader("tenant", "acme")`.
-/// Setters check nothing but what they must; `EventPublisher::publish` checks every limit and
-/// throws InvalidEvent naming the field, before anything is written.
+/// Setters check nothing; `EventPublisher::publish` checks every limit and throws InvalidEvent
+/// naming the field, before anything is written.
 class Event {
  public:
   using Time = std::chrono::system_clock::time_point;
@@ -36,6 +36,8 @@ class Event {
   /// The id is made here, as a UUID of version 7 (RFC 9562), so that a transaction that is retried
   /// with the same Event writes the same id. `time` is now.
   /// `type` is also the routing key: words separated by dots, such as "product.created".
+  /// Throws InvalidEvent for data that JSON text cannot say: text that is not UTF-8, NaN, infinity,
+  /// binary and discarded values, and more than 256 levels.
   Event(std::string type, nlohmann::json data);
 
   /// An event whose data is bytes of any content type; `data()` then throws.
@@ -67,7 +69,10 @@ class Event {
   [[nodiscard]] const std::string& bytes() const { return bytes_; }
 
   /// Only for ids that another system made. Any UUID is accepted; version 7 is what lets the inbox
-  /// forget by time, so keep the constructor's unless you must not.
+  /// forget by time, so keep the constructor's unless you must not. With `setDeliverAt`, the time
+  /// in an id of version 7 may be at most 12 hours before the due time: publish refuses it
+  /// otherwise (InvalidEvent, field `id`), because consumers would dead-letter the event when it
+  /// comes.
   Event& setId(std::string id);
   /// Left empty, the publisher writes its own service name.
   Event& setSource(std::string source);
@@ -80,6 +85,10 @@ class Event {
   /// Not before this time. The event waits in a table of its own and enters the outbox when it is
   /// due (a relay must run then), so among the events of its key it has the place of its due time,
   /// not that of its writing. Precise to a quarter of a second.
+  /// Consumers measure their dedupe window from the time in the id, so when the due time is more
+  /// than 12 hours after the constructor's id was made, `id()` changes: it carries the due time
+  /// then (to the millisecond) and keeps its random bits. The same time again gives the same id. An
+  /// id from `setId` is never changed, in whatever order the two are called.
   Event& setDeliverAt(Time time);
   /// Not worth sending from this time on: the relay drops it, and counts that. Once sent it stays
   /// in the queue; consumers see `expiresAt()` (CloudEvents extension `expirytime`).
@@ -92,6 +101,7 @@ class Event {
   Event() = default;
 
   std::string id_;
+  std::string madeId_;  // the constructor's id; empty when setId has replaced it
   std::string type_;
   std::string source_;
   std::string key_;

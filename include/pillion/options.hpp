@@ -26,11 +26,21 @@ struct DatabaseOptions {
   /// How long sent data may stay unacknowledged before the kernel gives the connection up
   /// (`tcp_user_timeout`). Makes a vanished server an error in place of a hang. Zero: the kernel's.
   std::chrono::milliseconds unackedTimeout{15'000};
+
+  /// How long a relay, or a publisher's own connection, waits for an answer of PostgreSQL, in
+  /// milliseconds, before it gives the connection up and opens another: a server process that hangs
+  /// answers no keepalive question of this kind. Longer than the 10 s that a lock is waited for;
+  /// raise it where reading a page of events takes longer.
+  std::chrono::milliseconds answerTimeout{30'000};
 };
 
 struct BrokerOptions {
   /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS
   /// (RabbitMQ URI specification). Empty: `PILLION_AMQP_URL`, else amqp://guest:guest@localhost.
+  /// Several nodes of a cluster: `amqp://user:password@host1:5672,host2:5673,[::1]:5674/vhost`, as
+  /// in PostgreSQL's URLs; user, vhost and parameters are the same for all. They are tried in turn,
+  /// beginning behind the one that failed last, and between two rounds comes one pause. What one
+  /// host refuses is an error only when no other will do.
   /// TLS verifies peer and host name; query parameters `cacertfile`, `certfile`, `keyfile` name PEM
   /// files (without `cacertfile`: the system's certificates).
   std::string url = "";
@@ -47,7 +57,8 @@ struct BrokerOptions {
   /// looks dead; above 30 s a dead one looks busy.
   std::chrono::seconds heartbeat{10};
 
-  /// Limit for connect and login together.
+  /// Limit for connect and login together, of each host. A round of several ends after twice this;
+  /// those that were not tried come first in the next.
   std::chrono::milliseconds connectTimeout{5'000};
 
   /// A send that hangs, or a confirm that does not come, for this long ends the connection, except

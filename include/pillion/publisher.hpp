@@ -20,7 +20,10 @@ struct PublisherOptions {
   std::size_t maxPayload = 16U << 20;
 
   /// Use named prepared statements on the caller's connection (a third less server time per event).
-  /// Turn off behind a transaction pooler that does not support them (PgBouncer before 1.21).
+  /// Turn off behind a transaction pooler that does not support them (PgBouncer before 1.21), and
+  /// with a pool that resets its sessions (DISCARD ALL, DEALLOCATE ALL). Left on there, at most two
+  /// transactions fail with SQLSTATE 26000 on each connection that is in use at the time; then the
+  /// publisher turns them off by itself, and logs that.
   bool preparedStatements = true;
 
   /// Asked for the current trace when an event carries none. Called on the publishing thread; must
@@ -34,6 +37,9 @@ struct PublisherOptions {
 };
 
 /// Writes events into the outbox of the database that the service's own tables live in.
+///
+/// Encodings: an event is UTF-8, whatever client_encoding the connection has. A database in another
+/// encoding holds the characters that it has; others are an SQL error (22P05) that names them.
 ///
 /// Threads: any number may use one publisher at a time. `publish(tx, …)` uses only the connection
 /// of `tx`, which belongs to the calling thread; `publish(event)` takes turns on one connection.

@@ -44,7 +44,8 @@ struct RelayOptions {
   std::chrono::milliseconds pollMost{20};
 
   /// Sleep for up to `notifyPoll` when idle, and be woken by writers: saves the database the polls
-  /// of outboxes that are mostly quiet. Needs the trigger of `select pillion.enable_notify()`,
+  /// of outboxes that are mostly quiet. Needs the trigger of `select pillion.enable_notify()`
+  /// (refused where transactions may be prepared; see docs/operating.md, "Sleeping relays"),
   /// which costs each writing statement some microseconds, and a commit that wakes a relay waits
   /// for PostgreSQL's one notification lock; so leave it off where events flow all the time. Needs
   /// a direct connection, no pooler in transaction mode.
@@ -86,13 +87,13 @@ struct RelayOptions {
   /// When the ring's 29 million ids are used up sooner, space comes first.
   std::chrono::seconds retention{24 * 3'600};
 
-  /// Wait before an unroutable event is tried again: doubled from the first to the second. Other
-  /// events are not held up.
-  std::chrono::milliseconds unroutableFirst{500};
-  std::chrono::milliseconds unroutableMost{30'000};
+  /// Wait before one event of a type that could not be published (no queue takes it, one is full
+  /// or does not confirm, the topic is forbidden) is tried again: doubled from the first to the
+  /// second. The others follow when it got through. Other types are not held up.
+  std::chrono::milliseconds probeFirst{500};
+  std::chrono::milliseconds probeMost{30'000};
 
-  /// The same for events over which the broker closed the channel (larger than it takes): one is
-  /// tried again, alone. Each attempt may cost the connection, so not often.
+  /// The same for a single event over which the broker closed the channel (larger than it takes).
   std::chrono::milliseconds refusedFirst{60'000};
   std::chrono::milliseconds refusedMost{3'600'000};
 };
@@ -141,9 +142,10 @@ class Relay {
   /// thrown here as ConfigError or SchemaError. The same errors later on are logged and retried.
   void start();
 
-  /// Finishes the window in flight (at most 10 s), writes the last checkpoint, gives the lanes back
-  /// and returns. Nothing is published twice because of it. Safe to call twice, from any thread
-  /// but the relay's own.
+  /// Finishes the window in flight (at most 8 s), writes the last checkpoint, gives the lanes back
+  /// and returns. Nothing is published twice because of it. A server that does not answer is given
+  /// up: it returns within 15 s, and what was not checkpointed is published again by whoever is
+  /// next. Safe to call twice, from any thread but the relay's own.
   void stop();
 
   /// The same loop on the calling thread until `stop` is requested. Throws as `start()` does.

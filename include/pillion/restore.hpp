@@ -14,8 +14,14 @@ namespace pillion {
 
 /// For `pg_upgrade`, which keeps transaction ids and changes the cluster's identifier: the cursor
 /// is valid as it is. Throws SchemaError when the cursor is ahead of this cluster's transaction
-/// ids, which shows that they were *not* kept. Needs the owner of the schema.
-void adoptCluster(const DatabaseOptions& options = {});
+/// ids, which shows that they were *not* kept, and when a sequence is behind its rows. Needs the
+/// owner of the schema.
+///
+/// `newIdentity` is for a copy of the whole cluster (a base backup, a snapshot of its disks) that
+/// is to live beside the original: nothing in it tells the two apart, so on one broker their relays
+/// would keep each other from publishing. Call it in the copy; its events that the original has yet
+/// to publish are then published by both.
+void adoptCluster(const DatabaseOptions& options = {}, bool newIdentity = false);
 
 struct Rebased {
   std::uint64_t republished = 0;  ///< events that will be published again, with their old ids
@@ -26,6 +32,9 @@ struct Rebased {
 /// longer be told, so all that were written within `republish` are published again, in their order,
 /// and consumers drop what they have applied. Choose it below the consumers' dedupe window (14 days
 /// by default) and above the age of the dump.
+///
+/// Sequences that are behind their rows (logical replication copies rows and not sequences) are set
+/// forward, here and in the inbox.
 ///
 /// Writers wait while it runs (EXCLUSIVE lock on the outbox); every kept event is rewritten once.
 /// With `dryRun` nothing is changed. Safe to repeat. Stop the relays first; needs the owner of the

@@ -24,13 +24,16 @@ struct QueueSpec {
   bool singleActiveConsumer = false;
 };
 
-/// One connection with one channel, over rabbitmq-c. Every call to the library is in this class.
+/// One connection over rabbitmq-c, with one channel; a relay has two to publish on, see
+/// `openRoads`.
 ///
 /// Reads frames itself: the library's own message readers wait without a limit and lose confirms.
 /// Threads: one, for its whole life.
 class Connection : public PublishChannel {
  public:
-  /// Connects, logs in and opens the channel. `role` names the connection for operators. `wake`,
+  /// Connects to the first of the URL's hosts that will do, logs in and opens the channel. The next
+  /// connection of the process begins with the same host, or behind it when this one was not closed
+  /// in good order. `role` names the connection for operators. `wake`,
   /// when given, ends a wait early; it must outlive the connection. Throws ConfigError for what
   /// waiting cannot heal (unknown host, refused login, no such vhost), else BrokerError.
   Connection(const BrokerOptions& options, const std::string& role,
@@ -38,6 +41,9 @@ class Connection : public PublishChannel {
   ~Connection() override;
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
+
+  /// "host:port" of the node that it is connected to, for messages.
+  [[nodiscard]] std::string where() const;
 
   // Topology, before anything is published or consumed. A refusal ends the channel, which is opened
   // again, and throws ConfigError with the broker's own words.
@@ -61,10 +67,21 @@ class Connection : public PublishChannel {
   /// False when another connection holds an exclusive queue of this name.
   bool holdExclusiveQueue(const std::string& name);
   void dropExclusiveQueue(const std::string& name);
+  /// Does nobody hold one of this name? Leaves none behind.
+  bool isExclusiveQueueFree(const std::string& name);
+  /// Those that were held and are gone: deleted by an operator, or with their node. Known as soon
+  /// as `receive` has read that far.
+  std::vector<std::string> takeLostQueues();
 
-  // Publishing.
+  // Publishing. A channel that the broker closes ends the connection: BrokerError is thrown.
   void selectConfirms(std::string exchange);
-  std::uint64_t publish(const Message& message) override;
+  std::uint64_t publish(const Message& message) { return publish(Road::Main, message); }
+
+  // Publishing on two roads, as a relay does, instead: the main one is open with this call, and
+  // from now on `receive` hands out ChannelClosed. No topology call, no consumer afterwards.
+  void openRoads(std::string exchange);
+  std::uint64_t publish(Road road, const Message& message) override;
+  void reopen(Road road) override;
   void beginBurst() override;
   void endBurst() override;
 
@@ -84,8 +101,8 @@ class Connection : public PublishChannel {
   void close() noexcept;
 
  private:
-  struct Library;  // rabbitmq-c's state and the message being assembled
-  std::unique_ptr<Library> library_;
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
 };
 
 /// Publishes one message to an exchange or (empty exchange) a queue and waits for the broker's

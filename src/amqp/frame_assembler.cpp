@@ -1,6 +1,9 @@
 #include "amqp/frame_assembler.hpp"
 
+#include <charconv>
 #include <pillion/error.hpp>
+#include <span>
+#include <utility>
 
 #include "amqp/field_text.hpp"
 #include "amqp/reply.hpp"
@@ -31,12 +34,19 @@ void copyProperties(Message& message, const amqp_basic_properties_t& properties)
   if (has(AMQP_BASIC_HEADERS_FLAG)) copyHeaders(message, properties.headers);
 }
 
-Confirm confirmOf(const amqp_basic_ack_t& ack) {
-  return {ack.delivery_tag, ack.multiple != 0, true};
-}
-
-Confirm confirmOf(const amqp_basic_nack_t& nack) {
-  return {nack.delivery_tag, nack.multiple != 0, false};
+/// 0 when there is none.
+std::int64_t outboxIdOf(const amqp_basic_properties_t& properties) {
+  if ((properties._flags & AMQP_BASIC_HEADERS_FLAG) == 0) return 0;
+  const std::span headers(properties.headers.entries,
+                          static_cast<std::size_t>(properties.headers.num_entries));
+  std::int64_t id = 0;
+  for (const amqp_table_entry_t& header : headers) {
+    if (header.value.kind != AMQP_FIELD_KIND_UTF8 || toView(header.key) != kOutboxIdHeader)
+      continue;
+    const std::string_view text = toView(header.value.value.bytes);
+    std::from_chars(text.data(), text.data() + text.size(), id);
+  }
+  return id;
 }
 
 }  // namespace
@@ -56,16 +66,18 @@ std::optional<Incoming> FrameAssembler::add(const amqp_frame_t& frame) {
 
 std::optional<Incoming> FrameAssembler::addMethod(const amqp_method_t& method) {
   switch (method.id) {
-    case AMQP_BASIC_ACK_METHOD:
-      return confirmOf(*static_cast<const amqp_basic_ack_t*>(method.decoded));
-    case AMQP_BASIC_NACK_METHOD:
-      return confirmOf(*static_cast<const amqp_basic_nack_t*>(method.decoded));
-    case AMQP_BASIC_RETURN_METHOD: {
-      const auto* returned = static_cast<const amqp_basic_return_t*>(method.decoded);
-      returned_ = {"", returned->reply_code, toText(returned->reply_text)};
+    case AMQP_BASIC_ACK_METHOD: {
+      const auto* ack = static_cast<const amqp_basic_ack_t*>(method.decoded);
+      return Confirm{ack->delivery_tag, ack->multiple != 0, true, road_};
+    }
+    case AMQP_BASIC_NACK_METHOD: {
+      const auto* nack = static_cast<const amqp_basic_nack_t*>(method.decoded);
+      return Confirm{nack->delivery_tag, nack->multiple != 0, false, road_};
+    }
+    case AMQP_BASIC_RETURN_METHOD:
+      returned_ = {"", 0, road_};
       building_ = Building::Return;
       return std::nullopt;
-    }
     case AMQP_BASIC_DELIVER_METHOD: {
       const auto* deliver = static_cast<const amqp_basic_deliver_t*>(method.decoded);
       // Consumers are named after their queue.
@@ -79,17 +91,18 @@ std::optional<Incoming> FrameAssembler::addMethod(const amqp_method_t& method) {
       return std::nullopt;
     }
     case AMQP_BASIC_CANCEL_METHOD:
-      return ConsumerCancelled{};
+      return ConsumerCancelled{
+          toText(static_cast<const amqp_basic_cancel_t*>(method.decoded)->consumer_tag)};
     case AMQP_CONNECTION_BLOCKED_METHOD: {
       const auto* blocked = static_cast<const amqp_connection_blocked_t*>(method.decoded);
       return Blocked{true, toText(blocked->reason)};
     }
     case AMQP_CONNECTION_UNBLOCKED_METHOD:
       return Blocked{false, ""};
-    case AMQP_CHANNEL_CLOSE_METHOD:
-    case AMQP_CONNECTION_CLOSE_METHOD: {
-      const CloseReason reason = closeReason(method);
-      throw BrokerError("RabbitMQ closed the connection: " + reason.text, reason.code);
+    case AMQP_CHANNEL_CLOSE_METHOD: {
+      CloseReason reason = closeReason(method);
+      const bool aboutMessage = isAboutMessage(reason.code, reason.text);
+      return ChannelClosed{road_, reason.code, std::move(reason.text), aboutMessage};
     }
     default:
       return std::nullopt;  // cancel-ok and the like
@@ -108,8 +121,11 @@ std::optional<Incoming> FrameAssembler::addHeader(const amqp_frame_t& frame) {
     } else {
       delivery_.message.headers.emplace_back(kBodyMissingHeader, std::to_string(bodyMissing_));
     }
-  } else if ((properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0) {
-    returned_.messageId = toText(properties->message_id);
+  } else if (building_ == Building::Return) {
+    if ((properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG) != 0) {
+      returned_.messageId = toText(properties->message_id);
+    }
+    returned_.outboxId = outboxIdOf(*properties);
   }
   return finishWhenComplete();
 }

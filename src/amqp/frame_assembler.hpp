@@ -8,14 +8,16 @@
 
 namespace pillion::amqp {
 
-/// Makes whole messages of frames: a method, for deliveries and returns followed by a header and as
-/// many body frames as it announces (AMQP 0-9-1, section 4.2.6). Copies all it keeps, since the
-/// library's memory is released after each frame. Of a body that is larger than an event's may be
-/// it keeps nothing but the size (kBodyMissingHeader).
+/// Makes whole messages of the frames of one channel: a method, for deliveries and returns followed
+/// by a header and as many body frames as it announces (AMQP 0-9-1, section 4.2.6). Frames of
+/// several channels may come interleaved, so each has an assembler of its own. Copies all it keeps,
+/// since the library's memory is released after each frame. Of a body that is larger than an
+/// event's may be it keeps nothing but the size (kBodyMissingHeader).
 class FrameAssembler {
  public:
-  /// Something complete, or nothing yet. Throws BrokerError when the broker closed channel or
-  /// connection.
+  explicit FrameAssembler(Road road = Road::Main) : road_(road) {}
+
+  /// Something complete, or nothing yet.
   std::optional<Incoming> add(const amqp_frame_t& frame);
 
  private:
@@ -24,6 +26,7 @@ class FrameAssembler {
   std::optional<Incoming> addBody(amqp_bytes_t fragment);
   std::optional<Incoming> finishWhenComplete();
 
+  Road road_;
   enum class Building { Nothing, Delivery, Return };
   Building building_ = Building::Nothing;
   Delivery delivery_;

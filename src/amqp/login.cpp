@@ -3,6 +3,7 @@
 #include <array>
 #include <pillion/error.hpp>
 
+#include "amqp/cause.hpp"
 #include "amqp/reply.hpp"
 
 namespace pillion::amqp {
@@ -37,7 +38,7 @@ amqp_socket_t* newTlsSocket(amqp_connection_state_t state, const Url& url) {
 }
 
 [[noreturn]] void throwOpenFailure(int status, const Url& url) {
-  const std::string where = url.host + ":" + std::to_string(url.port);
+  const std::string where = url.address();
   switch (status) {
     case AMQP_STATUS_HOSTNAME_RESOLUTION_FAILED:
       throw ConfigError("RabbitMQ: unknown host '" + url.host + "', check PILLION_AMQP_URL");
@@ -70,8 +71,7 @@ amqp_table_entry_t capability(const char* key) {
 [[noreturn]] void throwLoginFailure(const amqp_rpc_reply_t& reply, const Url& url) {
   if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION) {
     const CloseReason reason = closeReason(reply.reply);
-    // Anything else is the broker's trouble, not the login's: it stops, or has no resources.
-    if (reason.code != AMQP_ACCESS_REFUSED && reason.code != AMQP_NOT_ALLOWED) {
+    if (causeOfRefusedLogin(reason.code, reason.text) == Cause::Passing) {
       throwReply(reply, "logging in at " + url.display());
     }
     throw ConfigError("RabbitMQ refuses the login at " + url.display() + ": " + reason.text +

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "event/event_check.hpp"
@@ -76,10 +77,13 @@ std::string firstOf(const std::string& a, const std::string& b) {
   return a.empty() ? b : a;
 }
 
+/// Seconds to the year 2200, well inside what the clock holds.
+constexpr std::uint64_t kMostTime = 7'258'118'400;
+
 Event::Time timeOf(const Message& message) {
   if (const auto time = fromRfc3339(attribute(message, "time"))) return *time;
-  constexpr std::uint64_t kMost = 7'258'118'400;  // the year 2200, well inside what the clock holds
-  return Event::Time(std::chrono::seconds(std::min(message.timestamp, kMost)));
+  if (message.timestamp == 0) return {};
+  return timeOfTimestamp(message.timestamp).value_or(Event::Time(std::chrono::seconds(kMostTime)));
 }
 
 void copyOwnHeaders(Event& event, const Message& message) {
@@ -123,6 +127,13 @@ std::optional<Problem> problemOfJson(const std::string& body) {
 
 }  // namespace
 
+std::optional<Event::Time> timeOfTimestamp(std::uint64_t timestamp) {
+  if (timestamp == 0) return std::nullopt;
+  if (timestamp <= kMostTime) return Event::Time(std::chrono::seconds(timestamp));
+  if (timestamp / 1'000 > kMostTime) return std::nullopt;
+  return Event::Time(std::chrono::milliseconds(timestamp));
+}
+
 const std::string* findHeader(const Message& message, std::string_view name) {
   for (const auto& [header, value] : message.headers) {
     if (header == name) return &value;
@@ -136,9 +147,9 @@ std::size_t sizeOf(const std::pair<std::string, std::string>& header) {
 
 bool isOfTheWay(std::string_view header) {
   // CC and BCC are the broker's too: it routes by them, and takes them as arrays only.
-  static constexpr std::array<std::string_view, 7> kNames{
-      "x-death", "x-delivery-count", "x-acquired-count",      "CC",
-      "BCC",     "x-received-from",  "pillion-outside-window"};
+  static constexpr std::array<std::string_view, 8> kNames{
+      "x-death", "x-delivery-count", "x-acquired-count",       "CC",
+      "BCC",     "x-received-from",  "pillion-outside-window", kOutboxIdHeader};
   static constexpr std::array<std::string_view, 6> kBeginnings{
       "x-first-death-", "x-last-death-", "x-opt-",
       "x-stream-",      "pillion-dead-", "pillion-original-"};
@@ -187,7 +198,7 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   }
   message.attributes.emplace(Message::Attributes{
       asRfc3339(std::move(row.time)), std::move(row.key),
-      row.expiresAt.empty() ? "" : asRfc3339(std::move(row.expiresAt)), row.lane});
+      row.expiresAt.empty() ? "" : asRfc3339(std::move(row.expiresAt)), row.lane, row.id});
   const auto when = fromRfc3339(message.attributes->time);
   addIfAny(message, std::string(kCausationId), std::move(row.causationId));
   addIfAny(message, "traceparent", std::move(row.traceparent));
@@ -203,23 +214,30 @@ std::variant<Message, Problem> messageFrom(Row&& row) {
   return message;
 }
 
-void headersOf(const Message& message, std::vector<HeaderView>& headers) {
-  headers.clear();
+const std::vector<HeaderView>& SentHeaders::of(const Message& message) {
+  headers_.clear();
   if (message.attributes) {
-    headers.emplace_back("cloudEvents_specversion", "1.0");
-    headers.emplace_back("cloudEvents_id", message.messageId);
-    headers.emplace_back("cloudEvents_type", message.type);
-    headers.emplace_back("cloudEvents_source", message.appId);
-    headers.emplace_back("cloudEvents_time", message.attributes->time);
+    headers_.emplace_back("cloudEvents_specversion", "1.0");
+    headers_.emplace_back("cloudEvents_id", message.messageId);
+    headers_.emplace_back("cloudEvents_type", message.type);
+    headers_.emplace_back("cloudEvents_source", message.appId);
+    headers_.emplace_back("cloudEvents_time", message.attributes->time);
     if (!message.attributes->key.empty()) {
-      headers.emplace_back("cloudEvents_partitionkey", message.attributes->key);
+      headers_.emplace_back("cloudEvents_partitionkey", message.attributes->key);
     }
-    headers.emplace_back(kLaneHeader, laneText(message.attributes->lane));
+    headers_.emplace_back(kLaneHeader, laneText(message.attributes->lane));
     if (!message.attributes->expiresAt.empty()) {
-      headers.emplace_back("cloudEvents_expirytime", message.attributes->expiresAt);
+      headers_.emplace_back("cloudEvents_expirytime", message.attributes->expiresAt);
+    }
+    if (message.attributes->outboxId != 0) {
+      char* const begin = outboxId_.data();
+      const auto [end, error] =
+          std::to_chars(begin, begin + outboxId_.size(), message.attributes->outboxId);
+      headers_.emplace_back(kOutboxIdHeader, std::string_view(begin, end));
     }
   }
-  headers.insert(headers.end(), message.headers.begin(), message.headers.end());
+  headers_.insert(headers_.end(), message.headers.begin(), message.headers.end());
+  return headers_;
 }
 
 std::variant<Event, Problem> eventFrom(const Message& message) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <pillion/event.hpp>
@@ -28,6 +29,7 @@
 // | traceparent    |                   | traceparent                 |
 // | tracestate     |                   | tracestate                  |
 // | headers        |                   | as they are                 |
+// | outbox id      |                   | pillion-outbox-id           |
 //
 // Prefix and names: CloudEvents AMQP protocol binding 1.0.2, section 3.1.3.1, and the partitioning
 // extension. The prefix with '_' is the one that every AMQP library can carry.
@@ -39,6 +41,10 @@ namespace pillion::amqp {
 inline constexpr const char* kLaneHeader = "pillion-lane";
 inline constexpr int kLanes = 64;
 
+/// Where a message came from, in decimal: what a return by the broker is matched by, since two
+/// sources may choose the same event id.
+inline constexpr const char* kOutboxIdHeader = "pillion-outbox-id";
+
 /// Size of a body that was received and not kept, since it is larger than an event's may be. What
 /// carries this header is no event, however often it is sent on.
 inline constexpr const char* kBodyMissingHeader = "pillion-body-missing";
@@ -49,6 +55,11 @@ inline constexpr std::size_t kMostHeaders = EventLimits::kHeaders + (16U << 10);
 /// Does this header tell of a message's way (written by brokers, or with a dead letter) and not of
 /// the event? Such headers are not sent on, and none is part of an event.
 bool isOfTheWay(std::string_view header);
+
+/// The property `timestamp`, which is in seconds (AMQP 0-9-1, 4.2.5.4). Many senders write
+/// milliseconds; what would be after the year 2200 is taken for these, and nothing is known when
+/// that is no time either.
+std::optional<Event::Time> timeOfTimestamp(std::uint64_t timestamp);
 
 /// A message as it is sent or was received. Delivery mode is always persistent when sent.
 struct Message {
@@ -70,13 +81,23 @@ struct Message {
     std::string key;
     std::string expiresAt;  // RFC 3339, or empty
     int lane = 0;
+    std::int64_t outboxId = 0;  // 0 = none
   };
   std::optional<Attributes> attributes = {};
 };
 
-/// All headers as they are sent; they borrow from the message.
 using HeaderView = std::pair<std::string_view, std::string_view>;
-void headersOf(const Message& message, std::vector<HeaderView>& headers);
+
+/// All headers of a message as they are sent; they borrow from it. To be used again for the next,
+/// which then costs no memory.
+class SentHeaders {
+ public:
+  const std::vector<HeaderView>& of(const Message& message);
+
+ private:
+  std::vector<HeaderView> headers_;
+  std::array<char, 20> outboxId_{};
+};
 
 /// Why something cannot be a message, or an event.
 struct Problem {

@@ -9,6 +9,11 @@
 
 namespace pillion::amqp {
 
+/// Borrows.
+inline std::string_view toView(amqp_bytes_t bytes) {
+  return {static_cast<const char*>(bytes.bytes), bytes.len};
+}
+
 inline std::string toText(amqp_bytes_t bytes) {
   return {static_cast<const char*>(bytes.bytes), bytes.len};
 }
@@ -36,8 +41,8 @@ class AccessRefused : public ConfigError {
 /// From a channel.close or connection.close method; code 0 when it is neither.
 CloseReason closeReason(const amqp_method_t& method);
 
-/// Throws the Error that fits a failed reply: ConfigError for what waiting cannot heal (403, 406,
-/// 530), else BrokerError. `doing` completes the message.
+/// Throws the Error that fits a failed reply: ConfigError for what waiting cannot heal (cause.hpp),
+/// else BrokerError. `doing` completes the message.
 [[noreturn]] void throwReply(const amqp_rpc_reply_t& reply, const std::string& doing);
 [[noreturn]] void throwClose(const CloseReason& reason, const std::string& doing);
 [[noreturn]] void throwStatus(int status, const std::string& doing);

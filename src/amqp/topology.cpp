@@ -67,6 +67,7 @@ void declareOrExplain(Connection& connection, const QueueSpec& queue) {
 std::vector<std::string> ConsumerTopology::queues() const {
   if (partitions == 0) return {queue};
   std::vector<std::string> names;
+  names.reserve(static_cast<std::size_t>(partitions));
   for (int i = 0; i < partitions; ++i) names.push_back(queue + ".p" + std::to_string(i));
   return names;
 }

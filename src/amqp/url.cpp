@@ -11,7 +11,8 @@ namespace {
 [[noreturn]] void invalid(const std::string& what) {
   throw ConfigError("the broker URL is not valid (" + what +
                     "): PILLION_AMQP_URL (or the option) takes "
-                    "amqp://user:password@host:port/vhost, special characters percent-encoded");
+                    "amqp://user:password@host:port/vhost, several hosts as host:port,host:port, "
+                    "special characters percent-encoded");
 }
 
 int hexValue(char c) {
@@ -90,9 +91,22 @@ void readQuery(Url& url, std::string_view query) {
   }
 }
 
+/// The URL once for each host of the list.
+std::vector<Url> withHosts(const Url& url, std::string_view list) {
+  std::vector<Url> urls;
+  const bool several = list.find(',') != std::string_view::npos;
+  for (std::optional<std::string_view> rest = list; rest;) {
+    std::string_view one = *rest;
+    rest = cut(one, ',');
+    if (several && one.empty()) invalid("a host is missing beside a comma");
+    readHost(urls.emplace_back(url), one);
+  }
+  return urls;
+}
+
 }  // namespace
 
-Url Url::parse(const std::string& text) {
+std::vector<Url> Url::parse(const std::string& text) {
   Url url;
   std::string_view rest = text;
   if (rest.starts_with("amqps://")) {
@@ -113,18 +127,22 @@ Url Url::parse(const std::string& text) {
     url.password = decoded(password.value_or(""));
     rest.remove_prefix(at + 1);
   }
-  readHost(url, rest);
   // "amqp://host/" is an empty vhost by the letter and the default one in everybody's mind.
   if (path && path->find('@') != std::string_view::npos) {
     invalid("an '@' behind the first slash; a slash in a password is written %2F");
   }
   if (path && !path->empty()) url.vhost = decoded(*path);
   if (query) readQuery(url, *query);
-  return url;
+  return withHosts(url, rest);
+}
+
+std::string Url::address() const {
+  const bool bracketed = host.find(':') != std::string::npos;
+  return (bracketed ? '[' + host + ']' : host) + ':' + std::to_string(port);
 }
 
 std::string Url::display() const {
-  return host + ":" + std::to_string(port) + " (vhost '" + vhost + "', user '" + user + "')";
+  return address() + " (vhost '" + vhost + "', user '" + user + "')";
 }
 
 }  // namespace pillion::amqp

@@ -7,10 +7,10 @@ namespace pillion::base {
 /// The event whose handler runs on this thread: what is published meanwhile follows from it.
 /// Borrows from the event.
 struct Cause {
-  std::string_view eventId;
-  std::string_view correlationId;
-  std::string_view traceparent;
-  std::string_view tracestate;
+  std::string_view eventId = {};
+  std::string_view correlationId = {};
+  std::string_view traceparent = {};
+  std::string_view tracestate = {};
 };
 
 /// Null outside of a handler.
@@ -19,15 +19,19 @@ inline const Cause*& currentCause() {
   return current;
 }
 
-/// Makes a cause the current one for as long as it lives.
+/// Makes a cause the current one for as long as it lives. A copy, since it may be given a
+/// temporary.
 class CauseScope {
  public:
-  explicit CauseScope(const Cause& cause) : before_(currentCause()) { currentCause() = &cause; }
+  explicit CauseScope(const Cause& cause) : cause_(cause), before_(currentCause()) {
+    currentCause() = &cause_;
+  }
   ~CauseScope() { currentCause() = before_; }
   CauseScope(const CauseScope&) = delete;
   CauseScope& operator=(const CauseScope&) = delete;
 
  private:
+  Cause cause_;
   const Cause* before_;
 };
 

@@ -6,9 +6,10 @@
 #include <csignal>
 #include <cstdlib>
 #include <map>
-#include <mutex>
 #include <pillion/error.hpp>
 #include <thread>
+
+#include "base/thread_safety.hpp"
 
 namespace pillion::base::failpoint {
 namespace {
@@ -75,13 +76,13 @@ class Registry {
   }
 
   void replace(std::map<std::string, Site, std::less<>> sites) {
-    const std::scoped_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     sites_ = std::move(sites);
   }
 
   /// Counts the passage and says what to do; the action itself runs without the lock.
   Site pass(std::string_view name) {
-    const std::scoped_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = sites_.find(name);
     if (found == sites_.end()) return {};
     Site& site = found->second;
@@ -91,14 +92,14 @@ class Registry {
   }
 
   std::uint64_t passages(std::string_view name) {
-    const std::scoped_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = sites_.find(name);
     return found == sites_.end() ? 0 : found->second.passages;
   }
 
  private:
-  std::mutex mutex_;
-  std::map<std::string, Site, std::less<>> sites_;
+  Mutex mutex_;
+  std::map<std::string, Site, std::less<>> sites_ PILLION_GUARDED_BY(mutex_);
 };
 
 Registry& registry() {

@@ -3,7 +3,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
-#include <mutex>
+#include "base/thread_safety.hpp"
 
 namespace pillion {
 namespace {
@@ -11,9 +11,9 @@ namespace {
 constexpr const char* kName = "pillion";
 
 struct Chosen {
-  std::mutex mutex;
-  std::shared_ptr<spdlog::logger> given;
-  std::shared_ptr<spdlog::logger> own;
+  base::Mutex mutex;
+  std::shared_ptr<spdlog::logger> given PILLION_GUARDED_BY(mutex);
+  std::shared_ptr<spdlog::logger> own PILLION_GUARDED_BY(mutex);
 };
 
 /// Never destroyed: threads that end after main() may still log.
@@ -40,7 +40,7 @@ std::shared_ptr<spdlog::logger> makeOwn() {
 std::shared_ptr<spdlog::logger> logger() noexcept {
   try {
     Chosen& state = chosen();
-    const std::scoped_lock lock(state.mutex);
+    const base::MutexLock lock(state.mutex);
     if (state.given) return state.given;
     if (auto registered = spdlog::get(kName)) return registered;
     if (!state.own) state.own = makeOwn();
@@ -54,7 +54,7 @@ std::shared_ptr<spdlog::logger> logger() noexcept {
 
 void useLogger(std::shared_ptr<spdlog::logger> logger) noexcept {
   Chosen& state = chosen();
-  const std::scoped_lock lock(state.mutex);
+  const base::MutexLock lock(state.mutex);
   state.given = std::move(logger);
 }
 

@@ -219,8 +219,8 @@ void addVerb(CLI::App& dead, const std::string& name, const std::string& help,
     command->add_option("--type", chosen->filter.type,
                         "Topic pattern: * one word, # any number of words");
     command->add_option("--reason", chosen->filter.reason,
-                        "rejected, handler-failed, invalid-event, outside-dedupe-window, "
-                        "delivery-limit");
+                        "rejected, handler-failed, no-handler, invalid-event, "
+                        "outside-dedupe-window, delivery-limit");
     command->add_option("--older-than", chosen->olderThan,
                         "Last failure longer ago: 90s, 30m, 12h, 2d");
     command->add_option("--newer-than", chosen->newerThan, "Last failure less long ago");

@@ -11,10 +11,11 @@ struct Chosen {
   DatabaseOptions database;
   int republishHours = 13 * 24;
   bool dryRun = false;
+  bool newIdentity = false;
 };
 
 void adopt(const Chosen& chosen) {
-  adoptCluster(chosen.database);
+  adoptCluster(chosen.database, chosen.newIdentity);
   std::printf("the cursor is adopted; relays may start\n");
 }
 
@@ -33,6 +34,9 @@ void addAdopt(CLI::App& app) {
       "adopt",
       "Go on with the cursor as it is: this cluster kept its transaction ids (pg_upgrade)");
   addDatabaseFlags(*command, chosen->database);
+  command->add_flag("--new-identity", chosen->newIdentity,
+                    "This is a copy of a whole cluster that lives on beside it (base backup): be "
+                    "another outbox to the broker");
   command->callback([chosen] { adopt(*chosen); });
 }
 

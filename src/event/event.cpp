@@ -3,17 +3,20 @@
 #include <algorithm>
 #include <pillion/error.hpp>
 
+#include "event/event_check.hpp"
 #include "event/event_id.hpp"
 
 namespace pillion {
 
 Event::Event(std::string type, nlohmann::json data)
     : id_(makeEventId()),
+      madeId_(id_),
       type_(std::move(type)),
       time_(base::systemClock().wall()),
       contentType_("application/json"),
       data_(std::move(data)),
       isJson_(true) {
+  checkJsonForm(data_);
   try {
     bytes_ = data_.dump();
   } catch (const nlohmann::json::exception&) {
@@ -24,11 +27,13 @@ Event::Event(std::string type, nlohmann::json data)
 Event Event::ofBytes(std::string type, std::string bytes, std::string contentType) {
   Event event;
   event.id_ = makeEventId();
+  event.madeId_ = event.id_;
   event.type_ = std::move(type);
   event.time_ = base::systemClock().wall();
   event.contentType_ = std::move(contentType);
   event.bytes_ = std::move(bytes);
-  if (isJsonContentType(event.contentType_)) {
+  // A tree that is too deep would be copied level within level, with the event.
+  if (isJsonContentType(event.contentType_) && !isTooDeep(event.bytes_)) {
     event.data_ = nlohmann::json::parse(event.bytes_, nullptr, /*allow_exceptions=*/false);
     event.isJson_ = !event.data_.is_discarded();
   }
@@ -45,6 +50,7 @@ const nlohmann::json& Event::data() const {
 
 Event& Event::setId(std::string id) {
   id_ = isUuid(id) ? normalizedUuid(id) : std::move(id);
+  madeId_.clear();
   return *this;
 }
 
@@ -81,6 +87,7 @@ Event& Event::setTrace(std::string traceparent, std::string tracestate) {
 
 Event& Event::setDeliverAt(Time time) {
   deliverAt_ = time;
+  if (!madeId_.empty()) id_ = isMadeLongBefore(madeId_, time) ? withTime(madeId_, time) : madeId_;
   return *this;
 }
 

@@ -1,6 +1,7 @@
 #include "event/event_check.hpp"
 
 #include <array>
+#include <cmath>
 #include <pillion/error.hpp>
 
 #include "event/event_id.hpp"
@@ -58,17 +59,36 @@ void checkHeaders(const Event::Headers& headers) {
   if (total > EventLimits::kHeaders) tooLong("headers", total, EventLimits::kHeaders);
 }
 
+[[noreturn]] void tooDeep() {
+  throw InvalidEvent("data", "is nested deeper than " + std::to_string(kJsonDepth) + " levels");
+}
+
+void checkForm(const nlohmann::json& value, std::size_t level) {
+  if (value.is_discarded()) {
+    throw InvalidEvent("data", "holds a discarded JSON value: a text that could not be parsed");
+  }
+  if (value.is_binary()) {
+    throw InvalidEvent("data",
+                       "holds a binary value, for which JSON has no form; write it as a text, or "
+                       "make the event of bytes");
+  }
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    throw InvalidEvent("data", "holds a number that is not finite, for which JSON has no form");
+  }
+  if (!value.is_structured()) return;
+  if (level == kJsonDepth) tooDeep();
+  for (const auto& inner : value) checkForm(inner, level + 1);
+}
+
 /// Consumers refuse what is no JSON by a JSON content type, so it must not be written.
 void checkData(const Event& event, std::size_t maxPayload) {
   const std::string& bytes = event.bytes();
   if (bytes.size() > maxPayload) tooLong("data", bytes.size(), maxPayload);
   if (!isJsonContentType(event.contentType())) return;
+  if (isTooDeep(bytes)) tooDeep();
   if (!event.isJson()) {
     throw InvalidEvent(
         "data", "is not JSON, which its content type '" + event.contentType() + "' says it is");
-  }
-  if (isTooDeep(bytes)) {
-    throw InvalidEvent("data", "is nested deeper than " + std::to_string(kJsonDepth) + " levels");
   }
   const JsonShape shape = shapeOf(bytes);
   if (shape.values > kJsonValues) {
@@ -85,6 +105,17 @@ void checkTime(std::string_view field, Event::Time time) {
   using std::chrono::year;
   if (time < sys_days(year(1970) / 1 / 1) || time >= sys_days(year(2200) / 1 / 1)) {
     throw InvalidEvent(std::string(field), "is outside the years 1970 to 2199");
+  }
+}
+
+/// Consumers measure their dedupe window from the time in the id; the shortest is a day.
+void checkDue(std::string_view id, Event::Time due) {
+  checkTime("deliverAt", due);
+  if (isMadeLongBefore(id, due)) {
+    throw InvalidEvent("id",
+                       "carries a time that is more than 12 hours before deliverAt, so consumers "
+                       "would take the event for one they may have forgotten; leave the id out, or "
+                       "make it with the due time");
   }
 }
 
@@ -108,6 +139,10 @@ void checkTrace(std::string_view parent, std::string_view state) {
                                           "hex> (W3C Trace Context)");
   }
   checkText("tracestate", state, EventLimits::kTraceState);
+}
+
+void checkJsonForm(const nlohmann::json& data) {
+  checkForm(data, 0);
 }
 
 bool isTooDeep(std::string_view json) {
@@ -217,7 +252,7 @@ void checkEvent(const Event& event, std::string_view source, std::size_t maxPayl
   checkTrace(event.traceparent(), event.tracestate());
   checkHeaders(event.headers());
   checkTime("time", event.time());
-  if (event.deliverAt()) checkTime("deliverAt", *event.deliverAt());
+  if (event.deliverAt()) checkDue(event.id(), *event.deliverAt());
   if (event.expiresAt()) checkTime("expiresAt", *event.expiresAt());
   checkData(event, maxPayload);
 }

@@ -31,6 +31,11 @@ inline constexpr std::size_t kJsonDepth = 256;
 /// before anything is parsed.
 bool isTooDeep(std::string_view json);
 
+/// Holds a JSON value to what JSON text can say: nlohmann::json writes NaN as `null`, a binary
+/// value as an object and a discarded one as `<discarded>` without a word, and goes down the levels
+/// by recursion. Throws InvalidEvent for `data`.
+void checkJsonForm(const nlohmann::json& data);
+
 /// Most values in one JSON text. Each takes some 40 bytes when it is parsed, whatever it takes as
 /// text: `[[],[],…]` of 16 MiB would need half a gigabyte.
 inline constexpr std::size_t kJsonValues = 1'000'000;

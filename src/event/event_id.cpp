@@ -32,13 +32,18 @@ std::string asText(std::uint64_t high, std::uint64_t low) {
   return text;
 }
 
+/// The 48 bits of time.
+std::uint64_t millisecondsOf(std::chrono::system_clock::time_point time) {
+  const auto sinceEpoch =
+      std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
+  return static_cast<std::uint64_t>(sinceEpoch.count()) & 0xFFFF'FFFF'FFFFU;
+}
+
 }  // namespace
 
 std::string makeEventId(const base::Clock& clock, base::Random& random) {
-  const auto sinceEpoch =
-      std::chrono::duration_cast<std::chrono::milliseconds>(clock.wall().time_since_epoch());
-  const auto milliseconds = static_cast<std::uint64_t>(sinceEpoch.count()) & 0xFFFF'FFFF'FFFFU;
-  const std::uint64_t high = (milliseconds << 16U) | 0x7000U | (random.next() & 0x0FFFU);
+  const std::uint64_t high =
+      (millisecondsOf(clock.wall()) << 16U) | 0x7000U | (random.next() & 0x0FFFU);
   const std::uint64_t low = (random.next() >> 2U) | 0x8000'0000'0000'0000U;
   return asText(high, low);
 }
@@ -70,6 +75,18 @@ std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_v
       std::chrono::floor<std::chrono::milliseconds>(Time::max().time_since_epoch()).count();
   if (milliseconds > static_cast<std::uint64_t>(kMost)) return Time::max();
   return Time(std::chrono::milliseconds(milliseconds));
+}
+
+bool isMadeLongBefore(std::string_view uuid, std::chrono::system_clock::time_point due) {
+  const auto made = timeOfEventId(uuid);
+  // An id is of 1970 or later; what is added to it could overflow, what is taken from 1970 cannot.
+  return made && due.time_since_epoch() > kMostBeforeDue && due - kMostBeforeDue > *made;
+}
+
+std::string withTime(std::string_view uuid, std::chrono::system_clock::time_point time) {
+  constexpr std::size_t kTimeEnd = 13;
+  return asText(millisecondsOf(time) << 16U, 0).substr(0, kTimeEnd) +
+         std::string(uuid.substr(kTimeEnd));
 }
 
 }  // namespace pillion

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
 #include <thread>
 
 #include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
+#include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/subscription.hpp"
@@ -105,14 +105,21 @@ struct EventConsumer::State : inbox::ConsumerParts,
     std::atomic<bool> brokerEnded{false};
   };
 
-  std::mutex mutex;             // start and stop
-  mutable std::mutex runMutex;  // who replaces or looks at `run`
-  std::shared_ptr<Run> run;
-  std::vector<std::jthread> workerThreads;
-  std::jthread brokerThread;
+  base::Mutex mutex;  // held for as long as start() and stop() take
+  std::shared_ptr<Run> run PILLION_GUARDED_BY(mutex);
+  std::vector<std::jthread> workerThreads PILLION_GUARDED_BY(mutex);
+  std::jthread brokerThread PILLION_GUARDED_BY(mutex);
+
+  base::Mutex watchMutex;  // for stats(), which waits for neither
+  std::shared_ptr<const inbox::HandlerWatch> watch PILLION_GUARDED_BY(watchMutex);
+
+  void setWatch(std::shared_ptr<const inbox::HandlerWatch> now) {
+    const base::MutexLock lock(watchMutex);
+    watch = std::move(now);
+  }
 
   /// Each thread owns what it uses: also the handlers, options and counters, in the state.
-  void startThreads() {
+  void startThreads() PILLION_REQUIRES(mutex) {
     for (std::size_t i = 0; i < run->workers.size(); ++i) {
       workerThreads.emplace_back(
           [self = shared_from_this(), mine = run, i](const std::stop_token& stop) mutable {
@@ -128,16 +135,16 @@ struct EventConsumer::State : inbox::ConsumerParts,
   }
 
   /// The workers first: the broker's thread still has to send the acks of what they finish.
-  void stopThreads() {
+  void stopThreads() PILLION_REQUIRES(mutex) {
     const auto end = base::systemClock().boot() + options.stopTimeout;
     stopWorkers(end);
     stopBroker(std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye));
   }
 
-  void stopWorkers(base::Clock::Boot end) {
+  void stopWorkers(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
     for (auto& thread : workerThreads) thread.request_stop();
-    const auto ended = [this] {
-      return std::ranges::all_of(run->workers, [](const auto& one) { return one->ended(); });
+    const auto ended = [&workers = run->workers] {
+      return std::ranges::all_of(workers, [](const auto& one) { return one->ended(); });
     };
     if (!await(end, ended)) {
       run->watch.abandon();
@@ -149,7 +156,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
 
   /// Without waiting: PostgreSQL's client waits for the answer to a cancel request, and a server
   /// that hangs gives none.
-  void cancelQueries() {
+  void cancelQueries() PILLION_REQUIRES(mutex) {
     for (std::size_t i = 0; i < run->workers.size(); ++i) {
       if (run->workers[i]->ended()) continue;
       std::thread([self = shared_from_this(), mine = run, i] {
@@ -158,7 +165,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
     }
   }
 
-  void leaveWorkersBehind() {
+  void leaveWorkersBehind() PILLION_REQUIRES(mutex) {
     for (std::size_t i = 0; i < workerThreads.size(); ++i) {
       if (!run->workers[i]->ended()) workerThreads[i].detach();
     }
@@ -176,9 +183,9 @@ struct EventConsumer::State : inbox::ConsumerParts,
 
   /// A broker that hangs holds up a login, an ack or a good-bye; each of them gives up by itself,
   /// but only after its own time.
-  void stopBroker(base::Clock::Boot end) {
+  void stopBroker(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
     brokerThread.request_stop();
-    if (await(end, [this] { return run->brokerEnded.load(); })) {
+    if (await(end, [&ended = run->brokerEnded] { return ended.load(); })) {
       brokerThread.join();
       return;
     }
@@ -208,7 +215,7 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
                                                      ConsumerOptions options) {
   require(!service.empty() || !options.queue.empty(), "a consumer needs the name of its service");
   const std::string queue =
-      options.queue.empty() ? service + "." + options.subscription : options.queue;
+      options.queue.empty() ? std::move(service) + "." + options.subscription : options.queue;
   validate(queue, patterns, options);
   postgres::quoteIdentifier(postgres::schemaOf(options.database));
   auto state = std::make_shared<State>();
@@ -228,22 +235,20 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
 }
 
 void EventConsumer::addHandler(std::string type, Handler handler) {
-  const std::scoped_lock lock(state_->mutex);
+  const base::MutexLock lock(state_->mutex);
   require(!state_->run, "onEvent('" + type + "') comes after start()");
   state_->handlers.add(std::move(type), std::move(handler));
 }
 
 void EventConsumer::start() {
   State& state = *state_;
-  const std::scoped_lock lock(state.mutex);
+  const base::MutexLock lock(state.mutex);
   if (state.run) return;
   auto run = std::make_shared<State::Run>(state);
   for (auto& worker : run->workers) worker->open();
   run->subscription.open();
-  {
-    const std::scoped_lock looking(state.runMutex);
-    state.run = std::move(run);
-  }
+  state.setWatch({run, &run->watch});
+  state.run = std::move(run);
   state.startThreads();
   logger()->info("consumer '{}' is subscribed to '{}'", state.topology.queue,
                  state.topology.exchange);
@@ -251,10 +256,10 @@ void EventConsumer::start() {
 
 void EventConsumer::stop() {
   State& state = *state_;
-  const std::scoped_lock lock(state.mutex);
+  const base::MutexLock lock(state.mutex);
   if (!state.run) return;
   state.stopThreads();
-  const std::scoped_lock looking(state.runMutex);
+  state.setWatch(nullptr);
   state.run.reset();
 }
 
@@ -270,8 +275,8 @@ ConsumerStats EventConsumer::stats() const {
   stats.held = counters.held;
   stats.discarded = counters.discarded;
   stats.deadLettered = counters.deadLettered;
-  const std::scoped_lock lock(state_->runMutex);
-  if (state_->run) stats.longestRunning = state_->run->watch.longest();
+  const base::MutexLock lock(state_->watchMutex);
+  if (state_->watch) stats.longestRunning = state_->watch->longest();
   return stats;
 }
 

@@ -117,8 +117,8 @@ DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
 /// Since the last failure, or since it was made when that is not known.
 std::optional<std::chrono::seconds> ageOf(const DeadLetter& letter, const amqp::Message& message) {
   auto at = fromRfc3339(letter.lastAt);
-  if (!at && message.timestamp == 0) return std::nullopt;
-  if (!at) at = base::Clock::Wall(std::chrono::seconds(message.timestamp));
+  if (!at) at = amqp::timeOfTimestamp(message.timestamp);
+  if (!at) return std::nullopt;
   return std::chrono::duration_cast<std::chrono::seconds>(base::systemClock().wall() - *at);
 }
 

@@ -6,7 +6,7 @@
 namespace pillion::inbox {
 
 void DeliveryQueue::newChannel() {
-  const std::scoped_lock lock(mutex_);
+  const base::MutexLock lock(mutex_);
   ++channel_;
   waiting_.clear();
   tags_.clear();
@@ -18,7 +18,7 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
   job.identity = amqp::identityOf(delivery.message);
   job.delivery = std::move(delivery);
   {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     job.channel = channel_;
     const std::uint64_t tag = job.delivery.tag;
     if (tags_.empty()) firstOpenTag_ = tag;
@@ -30,7 +30,7 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
 }
 
 std::vector<DeliveryQueue::Ack> DeliveryQueue::takeAcks() {
-  const std::scoped_lock lock(mutex_);
+  const base::MutexLock lock(mutex_);
   std::vector<Ack> acks;
   std::uint64_t lastDone = 0;  // the broker refuses a tag that it has had, also with `multiple`
   while (!tags_.empty() && tags_.front() != Tag::Open) {
@@ -50,7 +50,7 @@ std::vector<DeliveryQueue::Ack> DeliveryQueue::takeAcks() {
 
 std::vector<Job> DeliveryQueue::pop(const BatchLimit& limit, std::chrono::milliseconds wait,
                                     const std::stop_token& stop) {
-  std::unique_lock lock(mutex_);
+  base::MutexLock lock(mutex_);
   const auto end = std::chrono::steady_clock::now() + wait;
   ++idleWorkers_;
   std::vector<Job> batch;
@@ -59,7 +59,8 @@ std::vector<Job> DeliveryQueue::pop(const BatchLimit& limit, std::chrono::millis
     batch = takeBatch(limit, share);
     if (!batch.empty()) break;
     fresh_ = false;
-    if (!filled_.wait_until(lock, stop, end, [this] { return fresh_; })) break;
+    if (!filled_.wait_until(lock, stop, end, [this]() PILLION_REQUIRES(mutex_) { return fresh_; }))
+      break;
   }
   --idleWorkers_;
   const bool more = !waiting_.empty() && idleWorkers_ > 0;
@@ -97,7 +98,7 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
 
 void DeliveryQueue::ack(const Job& job) {
   {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     if (job.channel != channel_ || job.delivery.tag < firstOpenTag_) return;
     const std::uint64_t at = job.delivery.tag - firstOpenTag_;
     if (at < tags_.size() && tags_[at] == Tag::Open) tags_[at] = Tag::Done;
@@ -107,7 +108,7 @@ void DeliveryQueue::ack(const Job& job) {
 
 void DeliveryQueue::release(const std::vector<Job>& jobs) {
   {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     for (const Job& job : jobs) {
       if (const amqp::Identity* event = job.event()) busyKeys_.erase(event->key);
     }
@@ -118,14 +119,14 @@ void DeliveryQueue::release(const std::vector<Job>& jobs) {
 }
 
 void DeliveryQueue::putBack(std::span<const Job> jobs) {
-  const std::scoped_lock lock(mutex_);
+  const base::MutexLock lock(mutex_);
   if (jobs.empty() || jobs.front().channel != channel_) return;
   waiting_.insert(waiting_.begin(), jobs.begin(), jobs.end());
   fresh_ = true;
 }
 
 bool DeliveryQueue::stale(const Job& job) const {
-  const std::scoped_lock lock(mutex_);
+  const base::MutexLock lock(mutex_);
   return job.channel != channel_;
 }
 

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <mutex>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "amqp/channel.hpp"
+#include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
 
 namespace pillion::inbox {
@@ -72,18 +72,19 @@ class DeliveryQueue {
 
  private:
   enum class Tag : char { Open, Done, Acked };
-  std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share);
+  std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share) PILLION_REQUIRES(mutex_);
 
   base::WakeEvent& toBroker_;
-  mutable std::mutex mutex_;
+  mutable base::Mutex mutex_;
   std::condition_variable_any filled_;
-  std::uint64_t channel_ = 0;  // guarded by mutex_, as all below
-  std::deque<Job> waiting_;
-  std::unordered_set<std::string> busyKeys_;
-  std::size_t idleWorkers_ = 0;
-  bool fresh_ = false;              // something came since a worker last found nothing to take
-  std::uint64_t firstOpenTag_ = 1;  // the tag of tags_.front()
-  std::deque<Tag> tags_;
+  std::uint64_t channel_ PILLION_GUARDED_BY(mutex_) = 0;
+  std::deque<Job> waiting_ PILLION_GUARDED_BY(mutex_);
+  std::unordered_set<std::string> busyKeys_ PILLION_GUARDED_BY(mutex_);
+  std::size_t idleWorkers_ PILLION_GUARDED_BY(mutex_) = 0;
+  /// Something came since a worker last found nothing to take.
+  bool fresh_ PILLION_GUARDED_BY(mutex_) = false;
+  std::uint64_t firstOpenTag_ PILLION_GUARDED_BY(mutex_) = 1;  // the tag of tags_.front()
+  std::deque<Tag> tags_ PILLION_GUARDED_BY(mutex_);
 };
 
 }  // namespace pillion::inbox

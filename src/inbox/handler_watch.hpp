@@ -3,11 +3,11 @@
 #include <atomic>
 #include <chrono>
 #include <list>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "base/clock.hpp"
+#include "base/thread_safety.hpp"
 
 namespace pillion::inbox {
 
@@ -28,12 +28,12 @@ class HandlerWatch {
   class Guard {
    public:
     Guard(HandlerWatch& watch, std::string eventId, std::string type) : watch_(watch) {
-      const std::scoped_lock lock(watch_.mutex_);
+      const base::MutexLock lock(watch_.mutex_);
       mine_ = watch_.running_.insert(watch_.running_.end(),
                                      {std::move(eventId), std::move(type), watch_.clock_.boot()});
     }
     ~Guard() {
-      const std::scoped_lock lock(watch_.mutex_);
+      const base::MutexLock lock(watch_.mutex_);
       watch_.running_.erase(mine_);
     }
     Guard(const Guard&) = delete;
@@ -50,7 +50,7 @@ class HandlerWatch {
 
   /// One that has run for longer than this and was not reported before.
   std::optional<Running> overdue(std::chrono::nanoseconds limit) {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     for (Running& one : running_) {
       if (one.reported || clock_.boot() - one.since < limit) continue;
       one.reported = true;
@@ -61,7 +61,7 @@ class HandlerWatch {
 
   /// The one that has run for longest.
   [[nodiscard]] std::optional<Running> oldest() const {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     if (running_.empty()) return std::nullopt;
     return running_.front();
   }
@@ -75,8 +75,8 @@ class HandlerWatch {
  private:
   const base::Clock& clock_;
   std::atomic<bool> abandoned_{false};
-  mutable std::mutex mutex_;
-  std::list<Running> running_;  // guarded by mutex_; the oldest first
+  mutable base::Mutex mutex_;
+  std::list<Running> running_ PILLION_GUARDED_BY(mutex_);  // the oldest first
 };
 
 }  // namespace pillion::inbox

@@ -118,6 +118,9 @@ class Inbox {
   /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not
   /// counted.
   virtual void giveBack(const ParkedEvent& event) = 0;
+  /// One whose type this instance has no handler for: owed an attempt by an instance that has. When
+  /// there has been none for long, the event is given up, and this returns true.
+  virtual bool leaveToOthers(const ParkedEvent& event, const Failure& failure) = 0;
   /// How long until the next is due, when there is one.
   virtual std::optional<std::chrono::milliseconds> nextDueIn() = 0;
 };

@@ -1,5 +1,7 @@
 #include "inbox/inbox_parked_table.hpp"
 
+#include <pillion/error.hpp>
+
 #include "inbox/stored_job.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
@@ -7,6 +9,8 @@
 namespace pillion::inbox {
 namespace {
 
+// These run in the sessions of handlers, whose search path is the service's own: a clock of its own
+// could stand before PostgreSQL's.
 using postgres::execute;
 using postgres::inSchema;
 using postgres::integerOf;
@@ -24,19 +28,31 @@ std::string asRfc3339(const std::string& column) {
 
 }  // namespace
 
+void requireParkedSequence(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto behind = tx.exec(inSchema(
+      "select sequence, last, highest from {schema}.inbox_sequences() where last < highest",
+      schema));
+  if (behind.empty()) return;
+  throw SchemaError("sequence " + schema + '.' + textOf(behind[0][0]) + " is at " +
+                    textOf(behind[0][1]) + ", behind the rows that it numbers, which go up to " +
+                    textOf(behind[0][2]) +
+                    " (copied without it, as logical replication does); run: pillion rebase");
+}
+
 void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const Job& job, const amqp::Identity& identity,
                   const Failure& failure, Wait wait) {
-  execute(tx,
-          inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
-                   " message, attempts, next_attempt_at, verdict, error, first_failed_at,"
-                   " last_failed_at) values ($1::text, $2::text::uuid, $3::text, $4::text,"
-                   " $5::text, $6::bytea, 1, clock_timestamp() + $7::text::bigint * interval"
-                   " '1 millisecond', nullif($8::text, ''), $9::text, clock_timestamp(),"
-                   " clock_timestamp())",
-                   schema),
-          {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
-           millisecondsOf(wait), failure.verdict, failure.error});
+  execute(
+      tx,
+      inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
+               " message, attempts, next_attempt_at, verdict, error, first_failed_at,"
+               " last_failed_at) values ($1::text, $2::text::uuid, $3::text, $4::text,"
+               " $5::text, $6::bytea, 1, pg_catalog.clock_timestamp() + $7::text::bigint * interval"
+               " '1 millisecond', nullif($8::text, ''), $9::text, pg_catalog.clock_timestamp(),"
+               " pg_catalog.clock_timestamp())",
+               schema),
+      {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
+       millisecondsOf(wait), failure.verdict, failure.error});
 }
 
 bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
@@ -60,11 +76,11 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
   const auto taken = execute(
       tx,
       inSchema("update {schema}.inbox_parked set attempts = attempts + (verdict is null)::int,"
-               " next_attempt_at = clock_timestamp() + (case when verdict is null then $2::text"
-               " else $3::text end)::bigint * interval '1 millisecond' where seq = (select seq "
-               "from {schema}.inbox_parked where"
-               " consumer = $1::text and next_attempt_at <= clock_timestamp() order by"
-               " next_attempt_at limit 1 for no key update skip locked)"
+               " next_attempt_at = pg_catalog.clock_timestamp() + (case when verdict is null then"
+               " $2::text else $3::text end)::bigint * interval '1 millisecond' where seq ="
+               " (select seq from {schema}.inbox_parked where consumer = $1::text and"
+               " next_attempt_at <= pg_catalog.clock_timestamp() order by next_attempt_at limit 1"
+               " for no key update skip locked)"
                " returning seq, event_id, source, key, type, message, attempts,"
                " coalesce(verdict, ''), error, coalesce(" +
                    asRfc3339("first_failed_at") + ", ''), coalesce(" + asRfc3339("last_failed_at") +
@@ -88,66 +104,98 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
   execute(tx,
           inSchema("update {schema}.inbox_parked set attempts = attempts - (verdict is null)::int,"
-                   " next_attempt_at = clock_timestamp() where seq = $1::text::bigint and attempts"
-                   " = $2::text::int and coalesce(verdict, '') = $3::text",
+                   " next_attempt_at = pg_catalog.clock_timestamp() where seq = $1::text::bigint"
+                   " and attempts = $2::text::int and coalesce(verdict, '') = $3::text",
                    schema),
           {std::to_string(event.seq), std::to_string(event.attempts), event.verdict});
 }
 
+bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                   const Failure& failure, Wait wait, Wait limit) {
+  const auto left = execute(
+      tx,
+      inSchema(
+          "update {schema}.inbox_parked p set attempts = p.attempts - 1, unknown_since ="
+          " coalesce(p.unknown_since, t.moment), verdict = case when t.late then $3::text end,"
+          " error = case when t.late then $4::text else p.error end, next_attempt_at = t.moment +"
+          " case when t.late then 0 else $5::text::bigint end * interval '1 millisecond' from"
+          " (select seq, pg_catalog.clock_timestamp() as moment, coalesce(unknown_since <"
+          " pg_catalog.clock_timestamp() - $6::text::bigint * interval '1 millisecond', false) as"
+          " late from {schema}.inbox_parked where seq = $1::text::bigint for no key update) t"
+          " where p.seq = t.seq and p.attempts = $2::text::int and p.verdict is null"
+          " returning p.verdict",
+          schema),
+      {std::to_string(event.seq), std::to_string(event.attempts), failure.verdict, failure.error,
+       millisecondsOf(wait), millisecondsOf(limit)});
+  return !left.empty() && !left[0][0].is_null();
+}
+
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer) {
-  const auto next =
-      execute(tx,
-              inSchema("select ceil(extract(epoch from min(next_attempt_at) - clock_timestamp()) *"
-                       " 1000)::bigint from {schema}.inbox_parked where consumer = $1::text and"
-                       " next_attempt_at is not null",
-                       schema),
-              {consumer});
+  const auto next = execute(
+      tx,
+      inSchema(
+          "select ceil(extract(epoch from min(next_attempt_at) - pg_catalog.clock_timestamp()) *"
+          " 1000)::bigint from {schema}.inbox_parked where consumer = $1::text and"
+          " next_attempt_at is not null",
+          schema),
+      {consumer});
   if (next.empty() || next[0][0].is_null()) return std::nullopt;
   return Wait(integerOf(next[0][0]));
 }
 
 std::string lockTaken(pqxx::transaction_base& tx, const std::string& schema,
                       const ParkedEvent& event) {
+  // A row that a policy hides is not one that somebody else has. For this statement alone: the
+  // service's own tables may have policies that its handlers live by.
+  tx.exec("set local row_security = off");
   const auto locked = execute(
       tx,
       inSchema("select pg_current_xact_id() from {schema}.inbox_parked where seq ="
                " $1::text::bigint and attempts = $2::text::int for no key update skip locked",
                schema),
       {std::to_string(event.seq), std::to_string(event.attempts)});
+  tx.exec("set local row_security to default");
   return locked.empty() ? "" : textOf(locked[0][0]);
 }
 
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const ParkedEvent& event) {
-  execute(tx, inSchema("delete from {schema}.inbox_parked where seq = $1::text::bigint", schema),
-          {std::to_string(event.seq)});
+  const auto removed = execute(
+      tx, inSchema("delete from {schema}.inbox_parked where seq = $1::text::bigint", schema),
+      {std::to_string(event.seq)});
+  // Locked by this transaction, so it is there: what hides it would let it be applied again.
+  if (removed.affected_rows() != 1) throw Error("a parked event cannot be removed");
   if (event.identity.key.empty()) return;
-  execute(tx,
-          inSchema("update {schema}.inbox_parked set next_attempt_at = clock_timestamp() where"
-                   " next_attempt_at is null and seq = (select min(seq) from"
-                   " {schema}.inbox_parked where consumer = $1::text and key = $2::text)",
-                   schema),
-          {consumer, event.identity.key});
+  execute(
+      tx,
+      inSchema(
+          "update {schema}.inbox_parked set next_attempt_at = pg_catalog.clock_timestamp() where"
+          " next_attempt_at is null and seq = (select min(seq) from"
+          " {schema}.inbox_parked where consumer = $1::text and key = $2::text)",
+          schema),
+      {consumer, event.identity.key});
 }
 
 void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                  const Failure& failure, Wait wait) {
-  execute(tx,
-          inSchema("update {schema}.inbox_parked set verdict = nullif($2::text, ''), error ="
-                   " $3::text, next_attempt_at = clock_timestamp() + $4::text::bigint * interval"
-                   " '1 millisecond', first_failed_at = coalesce(first_failed_at,"
-                   " clock_timestamp()), last_failed_at = clock_timestamp() where seq ="
-                   " $1::text::bigint",
-                   schema),
-          {std::to_string(event.seq), failure.verdict, failure.error, millisecondsOf(wait)});
+  execute(
+      tx,
+      inSchema(
+          "update {schema}.inbox_parked set verdict = nullif($2::text, ''), error ="
+          " $3::text, next_attempt_at = pg_catalog.clock_timestamp() + $4::text::bigint * interval"
+          " '1 millisecond', first_failed_at = coalesce(first_failed_at,"
+          " pg_catalog.clock_timestamp()), last_failed_at = pg_catalog.clock_timestamp(),"
+          " unknown_since = null where seq = $1::text::bigint",
+          schema),
+      {std::to_string(event.seq), failure.verdict, failure.error, millisecondsOf(wait)});
 }
 
 std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema) {
   const auto counts = tx.exec(inSchema(
       "select consumer, count(*) filter (where verdict is null and next_attempt_at is not null),"
       " count(*) filter (where next_attempt_at is null), count(*) filter (where verdict is not"
-      " null), (extract(epoch from clock_timestamp() - min(parked_at)) * 1000)::bigint"
+      " null), (extract(epoch from pg_catalog.clock_timestamp() - min(parked_at)) * 1000)::bigint"
       " from {schema}.inbox_parked group by consumer order by consumer",
       schema));
   std::vector<ConsumerStatus> consumers;

@@ -14,6 +14,10 @@
 
 namespace pillion::inbox {
 
+/// Throws SchemaError when the table's sequence is behind its rows: numbers would be given out
+/// again.
+void requireParkedSequence(pqxx::transaction_base& tx, const std::string& schema);
+
 using Wait = std::chrono::milliseconds;
 
 /// The first failure of an event.
@@ -36,6 +40,10 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
                                    const std::string& consumer, const Leases& leases);
 /// As if it had not been taken, unless somebody else has taken it since.
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
+/// For an instance that knows its type, after `wait`; the attempt is not counted. When none has
+/// been found for `limit` it gets the verdict of the failure. Returns whether it did.
+bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                   const Failure& failure, Wait wait, Wait limit);
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer);
 

@@ -110,22 +110,16 @@ bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const 
 
 bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
                  WallTime before, WallTime orphansBefore) {
-  const auto erase = [&](const std::string& table, const std::string& time) {
-    const auto deleted = execute(
-        tx,
-        inSchema("delete from " + table + " where ctid = any(array(select ctid from " + table +
-                     " where " + time +
-                     " < greatest($2::text::timestamptz, $3::text::timestamptz) and ((consumer ="
-                     " $1::text and " +
-                     time + " < $2::text::timestamptz) or " + time +
-                     " < $3::text::timestamptz) limit $4::text::bigint))",
-                 schema),
-        {consumer, toRfc3339(before), toRfc3339(orphansBefore), std::to_string(kDeleteBatch)});
-    return deleted.affected_rows() == static_cast<std::size_t>(kDeleteBatch);
-  };
-  const bool moreOther = erase("{schema}.inbox_other", "applied_at");
-  const bool moreSourceless = erase("{schema}.inbox_sourceless", "moved_at");
-  return moreOther || moreSourceless;
+  const auto deleted = execute(
+      tx,
+      inSchema("delete from {schema}.inbox_other where ctid = any(array(select ctid from"
+               " {schema}.inbox_other where applied_at < greatest($2::text::timestamptz,"
+               " $3::text::timestamptz) and ((consumer = $1::text and applied_at <"
+               " $2::text::timestamptz) or applied_at < $3::text::timestamptz)"
+               " limit $4::text::bigint))",
+               schema),
+      {consumer, toRfc3339(before), toRfc3339(orphansBefore), std::to_string(kDeleteBatch)});
+  return deleted.affected_rows() == static_cast<std::size_t>(kDeleteBatch);
 }
 
 }  // namespace pillion::inbox

@@ -9,13 +9,13 @@
 
 #include "amqp/message.hpp"
 
-// Every statement on the tables `inbox`, `inbox_sourceless` and `inbox_horizon`.
+// Every statement on the tables `inbox` and `inbox_horizon`.
 
 namespace pillion::inbox {
 
 using WallTime = std::chrono::system_clock::time_point;
 
-inline constexpr int kRing = 32;  // children of sql/0002_inbox.sql
+inline constexpr int kRing = 32;  // children of sql/0003_inbox.sql
 /// What one child covers: 2^26 ms.
 inline constexpr std::chrono::milliseconds kChildSpan{std::int64_t{1} << 26};
 /// Children that ids made by a clock that runs ahead may already be using.
@@ -25,7 +25,7 @@ void prepareClaim(pqxx::connection& connection, const std::string& schema);
 
 /// Records ids with their sources, in one statement. Waits for other transactions that are
 /// recording the same ones, for a second at most (then SQLSTATE 55P03). Needs prepareClaim on the
-/// connection. See claim_events in sql/0007_inbox.sql.
+/// connection. See claim_events in sql/0003_inbox.sql.
 struct Claimed {
   std::vector<bool> isNew;  // one per event; the second of two equal ones is not
   // Of no meaning when none is new:
@@ -58,9 +58,9 @@ std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now);
 /// it is empty already.
 bool truncateChild(pqxx::transaction_base& tx, const std::string& schema, const OldChild& old);
 
-/// Deletes ids that no child forgets by time (those of other versions than 7, and those recorded
-/// without a source), when they were recorded before: the consumer's own, and anybody's when they
-/// are older than every window. At most a small batch of each; returns whether there may be more.
+/// Deletes ids that no child forgets by time (those of other versions than 7), when they were
+/// recorded before: the consumer's own, and anybody's when they are older than every window. At
+/// most a small batch; returns whether there may be more.
 bool deleteOther(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,
                  WallTime before, WallTime orphansBefore);
 

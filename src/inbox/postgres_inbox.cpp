@@ -12,7 +12,6 @@
 #include "event/event_id.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "migrate/schema_check.hpp"
-#include "postgres/connection.hpp"
 #include "postgres/kept_savepoint.hpp"
 #include "postgres/statement.hpp"
 
@@ -23,6 +22,10 @@ namespace {
 constexpr std::chrono::hours kClockSlack{1};
 /// No child that holds ids younger than this can have been emptied.
 constexpr std::chrono::hours kSurelyRemembered{18};
+/// A parked event of a type that an instance does not know: when another one may look, and when
+/// there is surely none.
+constexpr std::chrono::seconds kUnknownAgain{2};
+constexpr std::chrono::hours kUnknownMost{1};
 /// Ids made further ahead than this could be in a child that is about to be emptied.
 constexpr std::chrono::hours kMostAhead{24};
 /// No consumer remembers for longer (consumer.hpp).
@@ -252,6 +255,7 @@ PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consume
     // that comes while the one in front is tried would be seen by neither side.
     tx.exec("set session characteristics as transaction isolation level read committed");
     migrate::requireCurrentSchema(tx, schema_);
+    requireParkedSequence(tx, schema_);
     horizon_ = readHorizon(tx, schema_);
     prepareClaim(*connection_, schema_);
   });
@@ -273,50 +277,60 @@ std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
   return transaction;
 }
 
+/// In a transaction of its own, of the inbox's.
+template <typename Work>
+void PostgresInbox::own(const char* doing, Work work) {
+  postgres::guarded(doing, [&] {
+    pqxx::work tx{*connection_};
+    tx.exec(postgres::kOwnTransaction);
+    work(tx);
+    tx.commit();
+  });
+}
+
 bool PostgresInbox::forgetOld() {
   const auto now = clock_.wall();
   const auto before = now - window_ - kClockSlack;
   bool more = false;
   postgres::guarded("forgetting old events", [&] {
     for (const OldChild& old : childrenBefore(before, now)) truncate(old);
-    pqxx::work tx{*connection_};
+  });
+  own("forgetting old events", [&](auto& tx) {
     more = deleteOther(tx, schema_, consumer_, before, now - kLongestWindow - kClockSlack);
     horizon_ = readHorizon(tx, schema_);
-    tx.commit();
   });
   return more;
 }
 
 std::optional<ParkedEvent> PostgresInbox::takeDue() {
   std::optional<ParkedEvent> event;
-  postgres::guarded("looking for parked events", [&] {
-    pqxx::work tx{*connection_};
-    event = inbox::takeDue(tx, schema_, consumer_, Leases{});
-    tx.commit();
-  });
+  own("looking for parked events",
+      [&](auto& tx) { event = inbox::takeDue(tx, schema_, consumer_, Leases{}); });
   return event;
 }
 
 void PostgresInbox::giveBack(const ParkedEvent& event) {
-  postgres::guarded("giving a parked event back", [&] {
-    pqxx::work tx{*connection_};
-    returnTaken(tx, schema_, event);
-    tx.commit();
+  own("giving a parked event back", [&](auto& tx) { returnTaken(tx, schema_, event); });
+}
+
+bool PostgresInbox::leaveToOthers(const ParkedEvent& event, const Failure& failure) {
+  bool givenUp = false;
+  own("leaving a parked event to others", [&](auto& tx) {
+    givenUp = inbox::leaveToOthers(tx, schema_, event, failure, kUnknownAgain, kUnknownMost);
   });
+  return givenUp;
 }
 
 std::optional<std::chrono::milliseconds> PostgresInbox::nextDueIn() {
   std::optional<std::chrono::milliseconds> next;
-  postgres::guarded("looking for parked events", [&] {
-    pqxx::nontransaction tx{*connection_};
-    next = inbox::nextDueIn(tx, schema_, consumer_);
-  });
+  own("looking for parked events",
+      [&](auto& tx) { next = inbox::nextDueIn(tx, schema_, consumer_); });
   return next;
 }
 
 void PostgresInbox::cancelQuery() noexcept {
   try {
-    connection_->cancel_query();
+    (*connection_)->cancel_query();
   } catch (const std::exception& error) {
     logger()->warn("a query could not be cancelled: {}", postgres::firstLine(error.what()));
   }

@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "inbox/inbox.hpp"
 #include "inbox/inbox_table.hpp"
+#include "postgres/connection.hpp"
 
 namespace pillion::inbox {
 
@@ -25,6 +26,7 @@ class PostgresInbox : public Inbox {
   bool forgetOld() override;
   std::optional<ParkedEvent> takeDue() override;
   void giveBack(const ParkedEvent& event) override;
+  bool leaveToOthers(const ParkedEvent& event, const Failure& failure) override;
   std::optional<std::chrono::milliseconds> nextDueIn() override;
 
   /// Asks the server to give up what it is doing for this connection. The one call that another
@@ -32,13 +34,15 @@ class PostgresInbox : public Inbox {
   void cancelQuery() noexcept;
 
  private:
+  template <typename Work>
+  void own(const char* doing, Work work);
   void truncate(const OldChild& old);
 
   std::string schema_;
   std::string consumer_;
   std::chrono::hours window_;
   const base::Clock& clock_;
-  std::unique_ptr<pqxx::connection> connection_;
+  std::unique_ptr<postgres::Connection> connection_;
   WallTime horizon_;
 };
 

@@ -18,6 +18,11 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook{1'000};
 /// Deliveries must not wait for a thousand events that were held.
 constexpr milliseconds kTurn{100};
+/// When the dead-letter queue has not taken a letter.
+constexpr milliseconds kLetterAgain{500};
+constexpr milliseconds kLetterMost{30'000};
+constexpr std::chrono::hours kTellAgain{1};
+constexpr std::size_t kMostTold = 1'000;
 
 }  // namespace
 
@@ -47,7 +52,7 @@ Retrier::Retrier(std::string consumer, const ConsumerOptions& options, DeadLette
       counters_(counters),
       next_(next),
       random_(random),
-      deadLetterOutage_("consumer '" + consumer_ + "', dead letters") {}
+      deadLetterQueue_("consumer '" + consumer_ + "', dead letters", kLetterAgain, kLetterMost) {}
 
 milliseconds Retrier::waitAfter(int attempts) {
   const double random = static_cast<double>(random_.next() >> 11U) * 0x1.0p-53;
@@ -64,8 +69,11 @@ Failure Retrier::judged(Failure failure, int attempts) const {
 }
 
 void Retrier::turn(const Handling& with, const std::stop_token& stop) {
-  if (inHand_) with.inbox.giveBack(*inHand_);
-  inHand_.reset();
+  if (inHand_) {
+    with.inbox.giveBack(*inHand_);
+    inHand_.reset();
+    next_.within(milliseconds(0));
+  }
   if (!next_.take(kLook)) return;
   const auto& clock = base::systemClock();
   const auto end = clock.boot() + kTurn;
@@ -85,6 +93,8 @@ void Retrier::turn(const Handling& with, const std::stop_token& stop) {
 
 void Retrier::work(const ParkedEvent& event, const Handling& with) {
   if (!event.verdict.empty()) return giveUp(event, with);
+  const Handler* handler = with.handlers.find(event.identity.type);
+  if (handler == nullptr) return leaveToOthers(event, with);
   if (event.attempts > options_.retry.maxAttempts) {
     const std::string error = "the process ended during attempt " +
                               std::to_string(event.attempts - 1) + "; before: " + event.error;
@@ -92,7 +102,7 @@ void Retrier::work(const ParkedEvent& event, const Handling& with) {
   }
   for (int repeats = 0;; ++repeats) {
     try {
-      return apply(event, with);
+      return apply(event, *handler, with);
     } catch (const HandlerFailed& failed) {
       if (with.watch.abandoned()) return with.inbox.giveBack(event);  // stop() cancelled it
       if (failed.failure().passing && repeats < kMostRepeats) continue;
@@ -103,25 +113,43 @@ void Retrier::work(const ParkedEvent& event, const Handling& with) {
   }
 }
 
-void Retrier::apply(const ParkedEvent& event, const Handling& with) {
+void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Handling& with) {
   const auto transaction = with.inbox.begin();
   if (!transaction->lock(event)) return;
   PILLION_FAILPOINT("parked.locked");
-  const bool handled = attempt(*transaction, event, with);
+  handleEvent(*transaction, handler, event.job, with.watch);
   transaction->unpark(event, /*forget=*/false);
   PILLION_FAILPOINT("parked.handled");
   transaction->commit();
   PILLION_FAILPOINT("parked.committed");
-  ++(handled ? counters_.applied : counters_.ignored);
+  ++counters_.applied;
 }
 
-/// False when nobody handles its type any more.
-bool Retrier::attempt(InboxTransaction& transaction, const ParkedEvent& event,
-                      const Handling& with) {
-  const Handler* handler = with.handlers.find(event.identity.type);
-  if (handler == nullptr) return false;
-  handleEvent(transaction, *handler, event.job, with.watch);
+/// Once an hour about each type or event.
+bool Retrier::mayTell(const std::string& about) {
+  const auto now = base::systemClock().boot();
+  if (tellAgain_.size() >= kMostTold) tellAgain_.clear();
+  auto& again = tellAgain_[about];
+  if (now < again) return false;
+  again = now + kTellAgain;
   return true;
+}
+
+/// An instance of another version may have parked it, which is still there, or comes back.
+void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
+  const std::string& type = event.identity.type;
+  const Failure nobody{"no instance has had a handler for events of type '" + type + "'",
+                       "no-handler"};
+  if (with.inbox.leaveToOthers(event, nobody)) {
+    logger()->error("consumer '{}': parked event {} is given up: {}", consumer_, event.identity.id,
+                    nobody.error);
+    return;
+  }
+  if (!mayTell(type)) return;
+  logger()->warn(
+      "consumer '{}': parked events of type '{}' have no handler here; they are left to"
+      " other instances, and given up when none has one for an hour",
+      consumer_, type);
 }
 
 void Retrier::noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with) {
@@ -137,11 +165,21 @@ void Retrier::noteFailure(const ParkedEvent& event, const Failure& failure, cons
   transaction->commit();
 }
 
-/// Confirmed first, forgotten then: a crash between the two leaves two copies in the dead-letter
-/// queue, of which at most one is ever applied.
+/// Removed first, so that what PostgreSQL refuses adds no copy; confirmed then, and committed last:
+/// a crash before that leaves two copies in the dead-letter queue, of which at most one is ever
+/// applied.
 void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
+  if (base::systemClock().boot() < nextLetter_) return;
   const auto transaction = with.inbox.begin();
   if (!transaction->lock(event)) return;
+  try {
+    transaction->unpark(event, /*forget=*/true);
+  } catch (const HandlerFailed& refused) {  // it waits alone, until its lease is over
+    if (!mayTell(event.identity.id)) return;
+    logger()->error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
+                    event.identity.id, refused.what());
+    return;
+  }
   try {
     deadLetters_.send(event.job.delivery, {.reason = event.verdict,
                                            .error = event.error,
@@ -149,12 +187,12 @@ void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
                                            .firstFailedAt = event.firstFailedAt,
                                            .lastFailedAt = event.lastFailedAt});
   } catch (const BrokerError& error) {
-    deadLetterOutage_.began(error);  // holds up nothing but this event, and its key
+    deadLetterQueue_.failed(error);  // holds up nothing but this event, and its key
+    nextLetter_ = base::systemClock().boot() + deadLetterQueue_.pause();
     return;
   }
-  deadLetterOutage_.ended();
+  deadLetterQueue_.works();
   PILLION_FAILPOINT("parked.deadLettered");
-  transaction->unpark(event, /*forget=*/true);
   transaction->commit();
   ++counters_.deadLettered;
   logger()->error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",

@@ -2,14 +2,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <optional>
 #include <pillion/consumer.hpp>
 #include <stop_token>
 #include <string>
 
 #include "base/clock.hpp"
-#include "base/outage.hpp"
 #include "base/random.hpp"
+#include "base/reconnect.hpp"
 #include "inbox/counters.hpp"
 #include "inbox/dead_letters.hpp"
 #include "inbox/delivery.hpp"
@@ -43,8 +44,9 @@ class Retrier {
   Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
           Counters& counters, NextLook& next, base::Random& random = base::systemRandom());
 
-  /// Is it time to look?
-  [[nodiscard]] bool due() const { return next_.left() == std::chrono::milliseconds(0); }
+  /// Is it time to look, or is an event still in hand that was not worked on? Other workers, which
+  /// look first, cannot give that one back.
+  [[nodiscard]] bool due() const { return inHand_ || next_.left() == std::chrono::milliseconds(0); }
   /// Works on events that are due, for a moment at most, unless another worker has just looked.
   /// Throws DatabaseError; what was begun is then taken up in the next turn, or by another instance
   /// when its lease is over.
@@ -57,8 +59,9 @@ class Retrier {
 
  private:
   void work(const ParkedEvent& event, const Handling& with);
-  void apply(const ParkedEvent& event, const Handling& with);
-  bool attempt(InboxTransaction& transaction, const ParkedEvent& event, const Handling& with);
+  void apply(const ParkedEvent& event, const Handler& handler, const Handling& with);
+  bool mayTell(const std::string& about);
+  void leaveToOthers(const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
   void giveUp(const ParkedEvent& event, const Handling& with);
 
@@ -68,7 +71,9 @@ class Retrier {
   Counters& counters_;
   NextLook& next_;
   base::Random& random_;
-  base::Outage deadLetterOutage_;
+  base::Reconnect deadLetterQueue_;
+  base::Clock::Boot nextLetter_{0};  // until then the dead-letter queue is left in peace
+  std::map<std::string, base::Clock::Boot> tellAgain_;  // by what it is about
   std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away
 };
 

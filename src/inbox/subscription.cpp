@@ -14,8 +14,6 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr milliseconds kSettled{1'000};
-
 /// RabbitMQ counts a prefetch for each consumer of a channel by itself.
 std::uint16_t prefetchOfEach(const ConsumerOptions& options) {
   const int queues = std::max(1, options.partitions);
@@ -35,8 +33,8 @@ Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology 
       wake_(wake),
       counters_(counters),
       watch_(watch),
-      outage_("consumer '" + topology_.queue + "'"),
-      backoff_(options.reconnectFirst, options.reconnectMost) {}
+      broker_("consumer '" + topology_.queue + "'", options.reconnectFirst, options.reconnectMost) {
+}
 
 void Subscription::open() {
   try {
@@ -44,7 +42,7 @@ void Subscription::open() {
   } catch (const Error& error) {
     connection_.reset();
     if (!error.retryable()) throw;
-    outage_.began(error);
+    broker_.failed(error);
   }
 }
 
@@ -58,17 +56,7 @@ void Subscription::connect() {
   queue_.newChannel();
   for (const std::string& queue : topology_.queues()) fresh->consume(queue, prefetch_);
   connection_ = std::move(fresh);
-  connectedAt_ = base::systemClock().boot();
-}
-
-/// A connection that breaks at once is no recovery: it must neither end the outage nor shorten the
-/// wait before the next attempt.
-void Subscription::settle(bool gotSomething) {
-  if (!connectedAt_) return;
-  if (!gotSomething && base::systemClock().boot() - *connectedAt_ < kSettled) return;
-  connectedAt_.reset();
-  outage_.ended();
-  backoff_.reset();
+  broker_.connected();
 }
 
 void Subscription::serve(const std::stop_token& stop) {
@@ -78,22 +66,22 @@ void Subscription::serve(const std::stop_token& stop) {
       pump(stop);
       return;
     } catch (const Error& error) {
-      outage_.began(error);
+      broker_.failed(error);
     } catch (const std::exception& error) {
       logger()->error("consumer '{}' connects again after: {}", topology_.queue, error.what());
     }
     connection_.reset();
-    pause(backoff_.next(), stop);
+    pause(broker_.pause(), stop);
   }
 }
 
 void Subscription::pump(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     if (auto incoming = connection_->receive(milliseconds(1'000))) {
-      settle(std::holds_alternative<amqp::Delivery>(*incoming));
+      broker_.holds(std::holds_alternative<amqp::Delivery>(*incoming));
       handle(std::move(*incoming));
     }
-    settle(false);
+    broker_.holds(false);
     sendAcks();
     reportSlowHandlers();
   }

@@ -9,9 +9,8 @@
 
 #include "amqp/connection.hpp"
 #include "amqp/topology.hpp"
-#include "base/backoff.hpp"
 #include "base/clock.hpp"
-#include "base/outage.hpp"
+#include "base/reconnect.hpp"
 #include "base/wake_event.hpp"
 #include "inbox/counters.hpp"
 #include "inbox/delivery_queue.hpp"
@@ -33,7 +32,6 @@ class Subscription {
 
  private:
   void connect();
-  void settle(bool gotSomething);
   void pump(const std::stop_token& stop);
   void handle(amqp::Incoming incoming);
   void sendAcks();
@@ -49,9 +47,7 @@ class Subscription {
   Counters& counters_;
   HandlerWatch& watch_;
   std::unique_ptr<amqp::Connection> connection_;
-  std::optional<base::Clock::Boot> connectedAt_;  // until the connection has shown that it holds
-  base::Outage outage_;
-  base::Backoff backoff_;
+  base::Reconnect broker_;
 };
 
 }  // namespace pillion::inbox

@@ -40,18 +40,23 @@ void Worker::open() {
 void Worker::openInbox() {
   auto fresh = std::make_unique<PostgresInbox>(shared_.options.database, shared_.consumer,
                                                shared_.options.dedupeWindow);
-  const std::scoped_lock lock(inboxMutex_);
+  closeInbox();
   inbox_ = std::move(fresh);
+  const base::MutexLock lock(cancelMutex_);
+  cancellable_ = inbox_.get();
 }
 
 void Worker::closeInbox() {
-  const std::scoped_lock lock(inboxMutex_);
+  {
+    const base::MutexLock lock(cancelMutex_);
+    cancellable_ = nullptr;
+  }
   inbox_.reset();
 }
 
 void Worker::cancelQuery() {
-  const std::scoped_lock lock(inboxMutex_);
-  if (inbox_) inbox_->cancelQuery();
+  const base::MutexLock lock(cancelMutex_);
+  if (cancellable_ != nullptr) cancellable_->cancelQuery();
 }
 
 Handling Worker::handling() {
@@ -169,7 +174,7 @@ std::size_t Worker::letOthersPass(std::span<Job> left) {
     shared_.queue.putBack(left);
     return left.size();
   }
-  std::ranges::stable_partition(left, [&](const Job& job) { return !waits(job); });
+  std::stable_partition(left.begin(), left.end(), [&](const Job& job) { return !waits(job); });
   return 0;
 }
 
@@ -250,7 +255,7 @@ void Worker::forgetOldWhenDue() {
 }
 
 void Worker::pause(milliseconds limit, const std::stop_token& stop) {
-  std::unique_lock lock(pauseMutex_);
+  base::MutexLock lock(pauseMutex_);
   pauseEnd_.wait_for(lock, stop, limit, [] { return false; });
 }
 

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <pillion/consumer.hpp>
 #include <set>
 #include <span>
@@ -14,6 +13,7 @@
 
 #include "base/backoff.hpp"
 #include "base/outage.hpp"
+#include "base/thread_safety.hpp"
 #include "inbox/batch_plan.hpp"
 #include "inbox/counters.hpp"
 #include "inbox/dead_letters.hpp"
@@ -32,19 +32,19 @@ class SharedOutage {
   explicit SharedOutage(std::string who) : outage_(std::move(who)) {}
 
   void began(const void* worker, const Error& error) {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     waiting_.insert(worker);
     outage_.began(error);
   }
   void ended(const void* worker) {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     if (waiting_.erase(worker) > 0 && waiting_.empty()) outage_.ended();
   }
 
  private:
-  std::mutex mutex_;
-  base::Outage outage_;
-  std::set<const void*> waiting_;
+  base::Mutex mutex_;
+  base::Outage outage_ PILLION_GUARDED_BY(mutex_);
+  std::set<const void*> waiting_ PILLION_GUARDED_BY(mutex_);
 };
 
 /// What the workers of a consumer share; outlives them.
@@ -100,8 +100,10 @@ class Worker {
   const Shared& shared_;
   DeadLetters deadLetters_;
   Retrier retrier_;
-  std::mutex inboxMutex_;  // for cancelQuery: held while inbox_ is replaced
   std::unique_ptr<PostgresInbox> inbox_;
+  base::Mutex cancelMutex_;
+  /// The inbox as another thread may have it, for cancelQuery; null before it is closed.
+  PostgresInbox* cancellable_ PILLION_GUARDED_BY(cancelMutex_) = nullptr;
   base::Backoff outageBackoff_;
   BatchSize batchSize_;
   int repeats_ = 0;                      // of one event that failed in passing
@@ -110,7 +112,7 @@ class Worker {
   base::Clock::Boot lastWarned_{0};
   base::Clock::Boot lastWarnedOfBlock_{0};
   std::atomic<bool> ended_{false};
-  std::mutex pauseMutex_;
+  base::Mutex pauseMutex_;
   std::condition_variable_any pauseEnd_;
 };
 

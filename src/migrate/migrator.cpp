@@ -66,21 +66,53 @@ const std::vector<Migration>& Migrator::known() {
   return migrations;
 }
 
+namespace {
+
+constexpr int kAttempts = 5;
+
+std::vector<Migration> applyMissing(pqxx::connection& connection, const std::string& schema) {
+  std::vector<Migration> done;
+  pqxx::work tx{connection};
+  migrate::lockAndCreate(tx, schema);
+  migrate::mendFunctions(tx, schema);
+  const auto applied = migrate::appliedVersions(tx, schema);
+  compare(applied, schema);
+  for (const Migration& migration : Migrator::known()) {
+    if (applied.contains(migration.version)) continue;
+    migrate::apply(tx, schema, migration);
+    done.push_back(migration);
+  }
+  tx.commit();
+  return done;
+}
+
+[[noreturn]] void sayWhoHolds(pqxx::connection& connection, const std::string& schema) {
+  pqxx::nontransaction tx{connection};
+  throw DatabaseError(DatabaseError::Kind::Unavailable,
+                      "migrating schema '" + schema +
+                          "': a lock was not granted within 5 s; nothing is changed. " +
+                          migrate::lockHolders(tx, schema));
+}
+
+}  // namespace
+
 std::vector<Migration> Migrator::migrate() const {
   const std::string schema = postgres::schemaOf(options_);
   std::vector<Migration> done;
   const auto connection = postgres::connect(options_, "migrate");
   postgres::guarded("migrating schema '" + schema + "'", [&] {
-    pqxx::work tx{*connection};
-    migrate::lockAndCreate(tx, schema);
-    const auto applied = migrate::appliedVersions(tx, schema);
-    compare(applied, schema);
-    for (const Migration& migration : known()) {
-      if (applied.contains(migration.version)) continue;
-      migrate::apply(tx, schema, migration);
-      done.push_back(migration);
+    for (int attempt = 1;; ++attempt) {
+      try {
+        done = applyMissing(*connection, schema);
+        return;
+      } catch (const pqxx::sql_error& error) {
+        const std::string& state = error.sqlstate();
+        if (state == "55P03") sayWhoHolds(*connection, schema);
+        // Somebody else created schema or table meanwhile: then it is there the next time.
+        const bool created = state == "23505" || state == "42P06" || state == "42P07";
+        if (!created || attempt == kAttempts) throw;
+      }
     }
-    tx.commit();
   });
   return done;
 }
@@ -89,7 +121,34 @@ std::string Migrator::script() const {
   return migrate::script(postgres::schemaOf(options_), known());
 }
 
+namespace {
+
+/// Rows that a policy hides, or that are in no table any more, would be passed over for good.
+void requireNothingHidden(pqxx::transaction_base& tx, const std::string& schema) {
+  if (const auto hidden = migrate::tablesWithRowSecurity(tx, schema); !hidden.empty()) {
+    throw SchemaError("row-level security applies to this role on " + hidden +
+                      ", which may hide rows; switch it off (alter table ... disable row level"
+                      " security) or give the role BYPASSRLS");
+  }
+  if (const auto detached = migrate::detachedParts(tx, schema); !detached.empty()) {
+    throw SchemaError("schema '" + schema + "': " + detached +
+                      " was detached from its table, which hides its rows; attach it again (alter"
+                      " table ... attach partition), with the values that sql/ says");
+  }
+}
+
+/// The functions of a schema that was renamed, or copied under another name, work in the old one.
+void requireOwnFunctions(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto strange = migrate::strangeFunctions(tx, schema);
+  if (strange.empty()) return;
+  throw SchemaError("schema '" + schema + "' was renamed or copied: function " + strange.front() +
+                    " and others look for their tables in another schema; run: pillion migrate");
+}
+
+}  // namespace
+
 void migrate::requireCurrentSchema(pqxx::transaction_base& tx, const std::string& schema) {
+  requireNothingHidden(tx, schema);  // first: the list of migrations could be hidden, too
   const auto applied = appliedVersions(tx, schema);
   const int wanted = newest(Migrator::known());
   if (applied.empty()) {
@@ -101,6 +160,7 @@ void migrate::requireCurrentSchema(pqxx::transaction_base& tx, const std::string
                       std::to_string(applied.rbegin()->first) + ", this program needs " +
                       std::to_string(wanted) + "; run: pillion migrate");
   }
+  requireOwnFunctions(tx, schema);
 }
 
 }  // namespace pillion

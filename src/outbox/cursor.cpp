@@ -92,14 +92,4 @@ Cursor Cursor::take(Lanes lanes) {
   return taken;
 }
 
-Lanes Cursor::movedSince(const Cursor& before) const {
-  Lanes moved = 0;
-  for (const Position& was : before.positions) {
-    for (const Position& is : positions) {
-      if (!is.samePlace(was)) moved |= is.lanes & was.lanes;
-    }
-  }
-  return moved;
-}
-
 }  // namespace pillion::outbox

@@ -61,8 +61,6 @@ struct Cursor {
   void add(const Cursor& other);
   /// Splits the positions of these lanes off.
   Cursor take(Lanes lanes);
-  /// Which of the lanes that are in both are at another place here than in `before`.
-  [[nodiscard]] Lanes movedSince(const Cursor& before) const;
 };
 
 }  // namespace pillion::outbox

@@ -42,52 +42,23 @@ Position positionFrom(const pqxx::row& row) {
 
 }  // namespace
 
-namespace {
-
-/// True when the cursor names transactions that this cluster has not seen yet.
-constexpr const char* kCursorAhead =
-    "pg_snapshot_xmax(pg_current_snapshot()) < (select max(pg_snapshot_xmax(coalesce(target,"
-    " done))) from {schema}.lane_position)";
-
-}  // namespace
-
-void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(inSchema(
-      std::string("select pg_is_in_recovery(), (select system_identifier from pg_control_system())"
-                  " is distinct from (select system_identifier from {schema}.meta), ") +
-          kCursorAhead,
-      schema));
-  if (result[0][0].as<bool>()) {
-    throw DatabaseError(DatabaseError::Kind::Unavailable,
-                        "PostgreSQL is a standby; the relay works on the primary only");
-  }
-  if (result[0][1].as<bool>() || result[0][2].as<bool>()) {
-    throw SchemaError("the outbox cursor in schema '" + schema +
-                      "' was made in another PostgreSQL cluster: its transaction ids mean nothing "
-                      "here, so publishing could skip events; after pg_upgrade run: pillion adopt; "
-                      "after restoring a dump run: pillion rebase");
-  }
-}
-
-void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(inSchema(std::string("select ") + kCursorAhead, schema));
-  if (!result[0][0].as<bool>()) return;
-  throw SchemaError("the outbox cursor in schema '" + schema +
-                    "' is ahead of this cluster's transaction ids, so they were not kept; run: "
-                    "pillion rebase");
-}
-
-void storeCluster(pqxx::transaction_base& tx, const std::string& schema) {
-  tx.exec(
-      inSchema("update {schema}.meta set system_identifier = (select system_identifier from"
-               " pg_control_system())",
-               schema));
+void requireAllLanes(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto result = tx.exec(inSchema("select count(*) from {schema}.lane_position", schema));
+  if (integerOf(result[0][0]) == kLanes) return;
+  throw SchemaError("table " + schema + ".lane has " + textOf(result[0][0]) + " of its " +
+                    std::to_string(kLanes) +
+                    " rows: the events of the other lanes would be passed over; run: pillion"
+                    " rebase");
 }
 
 void resetCursors(pqxx::transaction_base& tx, const std::string& schema) {
   // Relays that are writing a checkpoint or taking lanes come to an end before, and others wait.
   // This lock first, as they do, so that nobody waits in a circle.
   tx.exec(inSchema("lock table {schema}.relay in exclusive mode", schema));
+  tx.exec(
+      inSchema("insert into {schema}.lane (lane, done) select g, pg_current_snapshot() from"
+               " generate_series(0, 63) g where g not in (select lane from {schema}.lane)",
+               schema));
   // Not the present snapshot: a transaction does not count itself among those in progress.
   tx.exec(
       inSchema("update {schema}.lane set token = null, target = null, last_id = null,"
@@ -120,11 +91,8 @@ LaneShares readShares(pqxx::transaction_base& tx, const std::string& schema, std
                            " {schema}.lane l left join alive a on a.token = l.token",
                        schema),
               {std::to_string(token)});
-  LaneShares shares;
-  shares.relays = std::max(1, static_cast<int>(integerOf(result[0][0])));
-  shares.mine = static_cast<int>(integerOf(result[0][1]));
-  shares.free = static_cast<int>(integerOf(result[0][2]));
-  return shares;
+  const auto countAt = [&](int column) { return static_cast<int>(integerOf(result[0][column])); };
+  return {.relays = std::max(1, countAt(0)), .mine = countAt(1), .free = countAt(2)};
 }
 
 namespace {
@@ -138,9 +106,9 @@ void fenceGone(pqxx::transaction_base& tx, const std::string& schema) {
           "with ended as (update {schema}.relay set fenced = true where token in (select r.token"
           " from {schema}.relay r where not r.fenced and ") +
           kGone +
-          " for update skip locked) returning suspect_id) insert into {schema}.suspect as s (id,"
-          " deaths) select suspect_id, count(*) from ended where suspect_id is not null group by"
-          " suspect_id on conflict (id) do update set deaths = s.deaths + excluded.deaths",
+          " for update skip locked) returning in_hand_id) insert into {schema}.suspect as s (id,"
+          " deaths) select in_hand_id, count(*) from ended where in_hand_id is not null group by"
+          " in_hand_id on conflict (id) do update set deaths = s.deaths + excluded.deaths",
       schema));
 }
 
@@ -188,21 +156,26 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
 
 std::vector<std::int64_t> readBlamed(pqxx::transaction_base& tx, const std::string& schema) {
   std::vector<std::int64_t> ids;
-  const auto rows =
-      execute(tx, inSchema("select id from {schema}.suspect where deaths >= $1::text::int", schema),
-              {std::to_string(kDeathsToBlame)});
-  for (const auto& row : rows) ids.push_back(integerOf(row[0]));
+  for (const auto& row : tx.exec(inSchema(
+           "select id from {schema}.suspect where deaths >= " + std::to_string(kDeathsToBlame),
+           schema))) {
+    ids.push_back(integerOf(row[0]));
+  }
   tx.exec(
-      inSchema("delete from {schema}.suspect where noted_at < clock_timestamp() - interval"
-               " '1 day'",
+      inSchema("delete from {schema}.suspect where noted_at < clock_timestamp() - interval '1 day'",
                schema));
   return ids;
 }
 
-void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                  std::optional<std::int64_t> id) {
+void forgetDeaths(pqxx::transaction_base& tx, const std::string& schema, std::int64_t id) {
+  execute(tx, inSchema("delete from {schema}.suspect where id = $1::text::bigint", schema),
+          {std::to_string(id)});
+}
+
+void writeInHand(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                 std::optional<std::int64_t> id) {
   execute(tx,
-          inSchema("update {schema}.relay set suspect_id = nullif($2::text, '')::bigint where"
+          inSchema("update {schema}.relay set in_hand_id = nullif($2::text, '')::bigint where"
                    " token = $1::text::bigint",
                    schema),
           {std::to_string(token), id ? std::to_string(*id) : ""});
@@ -279,6 +252,23 @@ bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::i
   return static_cast<int>(result.affected_rows()) == countLanes(position.lanes);
 }
 
+std::string readLockHolders(pqxx::transaction_base& tx, const std::string& schema) {
+  // A lock on a row shows as one on its table. Of another role's session one may see little more
+  // than the pid.
+  const auto result = tx.exec(inSchema(
+      "select string_agg(distinct case when l.pid is null then 'a prepared transaction' else"
+      " 'session ' || l.pid || coalesce(' of ' || a.usename, '') || coalesce(' (' ||"
+      " nullif(a.application_name, '') || ')', '') || coalesce(', ' || a.state || ' since ' ||"
+      " to_char(a.state_change at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', '') end,"
+      " '; ') from pg_locks l left join pg_stat_activity a on a.pid = l.pid where l.granted and"
+      " l.relation in ('{schema}.relay'::regclass, '{schema}.lane'::regclass) and l.database ="
+      " (select oid from pg_database where datname = current_database()) and l.pid is distinct from"
+      " pg_backend_pid() and coalesce(a.xact_start < clock_timestamp() - interval '1 s', true) and"
+      " l.mode not in ('AccessShareLock')",
+      schema));
+  return textOf(result[0][0]);
+}
+
 std::string serverState(pqxx::transaction_base& tx, const std::string& schema) {
   return textOf(tx.exec(inSchema("select {schema}.server_state()", schema))[0][0]);
 }
@@ -315,13 +305,6 @@ std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string&
     lanes.push_back(lane);
   }
   return lanes;
-}
-
-std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result = tx.exec(
-      "select (select system_identifier from pg_control_system())::text || '.' ||"
-      " (select oid from pg_database where datname = current_database())::text");
-  return textOf(result[0][0]) + '.' + schema;
 }
 
 }  // namespace pillion::outbox

@@ -11,19 +11,12 @@
 #include "outbox/cursor.hpp"
 #include "outbox/event_log.hpp"
 
-// Every statement on the tables `relay`, `lane` and `meta`: who owns the cursor, and where it is.
+// Every statement on the tables `relay` and `lane`: who owns the cursor, and where it is.
 
 namespace pillion::outbox {
 
-/// Throws SchemaError when this is not the cluster, or not the state of it, that the cursor belongs
-/// to: a cursor of transaction ids would silently skip events there.
-void requireOwnCluster(pqxx::transaction_base& tx, const std::string& schema);
-
-/// Throws SchemaError when the cursor names transactions that this cluster has not seen yet.
-void requireCursorInReach(pqxx::transaction_base& tx, const std::string& schema);
-
-/// Notes that the cursor belongs to this cluster.
-void storeCluster(pqxx::transaction_base& tx, const std::string& schema);
+/// Throws SchemaError when the row of a lane is missing: its events would be nobody's.
+void requireAllLanes(pqxx::transaction_base& tx, const std::string& schema);
 
 /// Moves all cursors to before every transaction that is in progress, this one included, and frees
 /// the lanes: whoever held them is fenced.
@@ -56,8 +49,10 @@ void takeLanes(pqxx::transaction_base& tx, const std::string& schema, std::int64
 std::vector<std::int64_t> readBlamed(pqxx::transaction_base& tx, const std::string& schema);
 
 /// Notes what a relay is about to send, for whoever takes its lanes over.
-void writeSuspect(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
-                  std::optional<std::int64_t> id);
+void writeInHand(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
+                 std::optional<std::int64_t> id);
+/// No relay has ended over this event: a later one handled it to its end.
+void forgetDeaths(pqxx::transaction_base& tx, const std::string& schema, std::int64_t id);
 
 /// Renews the lease of a token that is not fenced, and locks it against being fenced until the
 /// transaction ends; returns the server's state. A position is where the relay is from then on, and
@@ -77,6 +72,10 @@ enum class Hold { Keep, Give };
 bool writePosition(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token,
                    const Position& position, Hold hold);
 
+/// The sessions and prepared transactions with a lock at the relays' and lanes' tables, a second
+/// old at least, each with what can be told of it.
+std::string readLockHolders(pqxx::transaction_base& tx, const std::string& schema);
+
 /// A text that changes when the server restarted, failed over or was promoted.
 std::string serverState(pqxx::transaction_base& tx, const std::string& schema);
 
@@ -84,8 +83,5 @@ std::string serverState(pqxx::transaction_base& tx, const std::string& schema);
 void leave(pqxx::transaction_base& tx, const std::string& schema, std::int64_t token);
 
 std::vector<LaneStatus> readLanes(pqxx::transaction_base& tx, const std::string& schema);
-
-/// The same text for every relay of this outbox: cluster, database, schema.
-std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema);
 
 }  // namespace pillion::outbox

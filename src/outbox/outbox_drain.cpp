@@ -43,10 +43,10 @@ struct OutboxDrain::State {
   explicit State(const DatabaseOptions& options)
       : schema(postgres::schemaOf(options)),
         connection(postgres::connect(options, "outbox drain")),
-        reader(schema, kMostEvents, kMostBytes) {}
+        reader(schema, kMostBytes) {}
 
   std::string schema;
-  std::unique_ptr<pqxx::connection> connection;
+  std::unique_ptr<postgres::Connection> connection;
   outbox::OutboxReader reader;
   outbox::Position position;
 };
@@ -67,7 +67,7 @@ std::vector<Event> OutboxDrain::take() {
   std::vector<Event> events;
   postgres::guarded("reading the outbox", [&] {
     pqxx::nontransaction tx{*state_->connection};
-    const auto live = state_->reader.fetchLive(tx, state_->position);
+    const auto live = state_->reader.fetchLive(tx, state_->position, kMostEvents);
     if (live.cut) {
       throw Error("more than " + std::to_string(kMostEvents) +
                   " events since the last call of take()");

@@ -35,19 +35,19 @@ std::vector<Row> rowsBehindFirst(const pqxx::result& result, int at) {
 std::string insertStatement(const std::string& schema, std::size_t rows, Columns columns) {
   // The lane of a key is worked out here, once and for all (see lane_of); without a key it follows
   // from the id.
-  std::string sql =
-      inSchema("insert into {schema}.outbox (lane, " + eventColumns(columns) + ") values ", schema);
+  std::string sql = postgres::inSchemaAsAscii(
+      "insert into {schema}.outbox (lane, " + eventColumns(columns) + ") values ", schema);
   std::size_t next = 1;
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::string key = '$' + std::to_string(next + kKeyColumn);
     sql += row == 0 ? "(" : ", (";
-    sql += "(hashtextextended(nullif(" + key + "::text, ''), 0) & 63)::smallint, ";
+    sql += "(pg_catalog.hashtextextended(nullif(" + textParameter(next + kKeyColumn) +
+           ", ''), 0) operator(pg_catalog.&) 63)::pg_catalog.int2, ";
     sql += eventParameters(next, columns) + ')';
   }
   return sql;
 }
 
-OutboxReader::OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit)
+OutboxReader::OutboxReader(const std::string& schema, std::size_t byteLimit)
     : liveStatement_(inSchema("select * from {schema}.fetch_live($1::text::xid8[], $2::text::xid8,"
                               " $3::text::bigint, $4::text::bigint, $5::text::bigint)",
                               schema)),
@@ -56,34 +56,34 @@ OutboxReader::OutboxReader(const std::string& schema, std::size_t rowLimit, std:
                               " $6::text::bigint, $7::text::bigint)",
                               schema)),
       lateStatement_(inSchema("select {schema}.lowest_late_id($1::text::xid8[])", schema)),
-      rowLimit_(rowLimit),
       byteLimit_(byteLimit) {}
 
-OutboxReader::Live OutboxReader::fetchLive(pqxx::transaction_base& tx, const Position& from) const {
+OutboxReader::Live OutboxReader::fetchLive(pqxx::transaction_base& tx, const Position& from,
+                                           std::size_t limit) const {
   const auto result = postgres::execute(
       tx, liveStatement_,
-      {from.done.inProgressArray(), std::to_string(from.done.xmax), std::to_string(rowLimit_ + 1),
+      {from.done.inProgressArray(), std::to_string(from.done.xmax), std::to_string(limit + 1),
        std::to_string(byteLimit_), lanesText(from.lanes)});
   Live live;
   live.now = Snapshot::parse(textOf(result[0][0]));
   live.lastId = integerOf(result[0][1]);
   live.server = textOf(result[0][2]);
   live.rows = rowsBehindFirst(result, 3);
-  live.cut = live.rows.size() > rowLimit_ || payloadBytes(live.rows) >= byteLimit_;
+  live.cut = live.rows.size() > limit || payloadBytes(live.rows) >= byteLimit_;
   return live;
 }
 
-OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx,
-                                            const Position& from) const {
+OutboxReader::Paged OutboxReader::fetchPage(pqxx::transaction_base& tx, const Position& from,
+                                            std::size_t limit) const {
   const auto result =
       postgres::execute(tx, pageStatement_,
                         {from.done.inProgressArray(), std::to_string(from.done.xmax),
-                         from.target.text, std::to_string(from.lastId), std::to_string(rowLimit_),
+                         from.target.text, std::to_string(from.lastId), std::to_string(limit),
                          std::to_string(byteLimit_), lanesText(from.lanes)});
   Paged page;
   page.server = textOf(result[0][0]);
   page.rows = rowsBehindFirst(result, 1);
-  page.last = page.rows.size() < rowLimit_ && payloadBytes(page.rows) < byteLimit_;
+  page.last = page.rows.size() < limit && payloadBytes(page.rows) < byteLimit_;
   return page;
 }
 

@@ -29,7 +29,7 @@ std::string insertStatement(const std::string& schema, std::size_t rows, Columns
 /// Reads the log forward, for the lanes of a position.
 class OutboxReader {
  public:
-  OutboxReader(const std::string& schema, std::size_t rowLimit, std::size_t byteLimit);
+  OutboxReader(const std::string& schema, std::size_t byteLimit);
 
   struct Live {
     std::vector<Row> rows;    // in id order; meaningless when cut
@@ -39,7 +39,7 @@ class OutboxReader {
     bool cut = false;         // there are more than the limits allow
   };
   /// Everything visible now and not visible in `from.done`.
-  Live fetchLive(pqxx::transaction_base& tx, const Position& from) const;
+  Live fetchLive(pqxx::transaction_base& tx, const Position& from, std::size_t limit) const;
 
   struct Paged {
     std::vector<Row> rows;  // in id order
@@ -47,7 +47,7 @@ class OutboxReader {
     bool last = false;
   };
   /// The same up to the frozen `from.target`, in id order above `from.lastId`.
-  Paged fetchPage(pqxx::transaction_base& tx, const Position& from) const;
+  Paged fetchPage(pqxx::transaction_base& tx, const Position& from, std::size_t limit) const;
 
   /// The lowest id written by transactions that were in progress in `done`; nothing when they wrote
   /// none, or have not committed.
@@ -57,7 +57,6 @@ class OutboxReader {
   std::string liveStatement_;
   std::string pageStatement_;
   std::string lateStatement_;
-  std::size_t rowLimit_;
   std::size_t byteLimit_;
 };
 

@@ -1,46 +1,23 @@
 #include "outbox/postgres_event_log.hpp"
 
-#include <spdlog/spdlog.h>
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 
 #include "migrate/schema_check.hpp"
 #include "outbox/lane_table.hpp"
+#include "outbox/meta_table.hpp"
 #include "outbox/parked_table.hpp"
-#include "outbox/scheduled_table.hpp"
-#include "postgres/connection.hpp"
+#include "outbox/sequence_table.hpp"
 
 namespace pillion::outbox {
 namespace {
 
-/// For one transaction, since a pooler in transaction mode keeps no session. A checkpoint need not
-/// wait for the disk: losing one only repeats events. Parking copies from the ring, whose children
-/// have no statistics, so the planner must not guess.
+/// A checkpoint need not wait for the disk: losing one only repeats events. Parking copies from the
+/// ring, whose children have no statistics, so the planner must not guess.
 constexpr const char* kCheckpointSettings =
-    "set local synchronous_commit = off; set local enable_seqscan = off;"
-    " set local enable_bitmapscan = off; set local jit = off;"
-    " set local idle_in_transaction_session_timeout = '60s'";
-
-/// A child of the ring is some megabytes even when it is empty of news, so not for every minute.
-constexpr std::chrono::hours kLeastRotation{1};
-
-/// Somebody may schedule an event that is due sooner than those there are.
-constexpr std::chrono::milliseconds kAskForDue{250};
-
-/// A right that is missing after the first contact is a loss of the database like any other: what
-/// was to be written is not, so whoever asked must not go on.
-void asked(const std::string& doing, const std::function<void()>& work) {
-  try {
-    postgres::guarded(doing, work);
-  } catch (const ConfigError& error) {
-    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
-  } catch (const SchemaError& error) {
-    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
-  }
-}
+    "; set local synchronous_commit = off; set local enable_seqscan = off;"
+    " set local enable_bitmapscan = off; set local jit = off";
 
 void requireHexBytes(pqxx::transaction_base& tx) {
   const auto result = tx.exec("show bytea_output");
@@ -54,36 +31,55 @@ void requireHexBytes(pqxx::transaction_base& tx) {
 PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
     : options_(options),
       schema_(postgres::schemaOf(options.database)),
-      connection_(postgres::connect(options.database, "relay")),
-      reader_(schema_, options.pageEvents, options.pageBytes) {
-  postgres::guarded("opening the outbox", [&] {
+      connection_(postgres::connect(options.database, "relay", options.bound)),
+      reader_(schema_, options.pageBytes) {
+  postgres::guarded(*connection_, "opening the outbox", [&] {
     pqxx::work tx{*connection_};
     migrate::requireCurrentSchema(tx, schema_);
     requireOwnCluster(tx, schema_);
+    requireAllLanes(tx, schema_);
+    requireSequences(tx, schema_);
     requireHexBytes(tx);
     identity_ = outboxIdentity(tx, schema_);
     // Behind a pooler the session's life is not ours.
     const bool shared = postgres::sharesSession(tx);
-    backend_ = shared || !options_.endsWithSession ? 0 : connection_->backendpid();
+    backend_ = shared || !options_.endsWithSession ? 0 : (*connection_)->backendpid();
     server_ = serverState(tx, schema_);
   });
 }
 
-template <typename Result, typename Read>
-Result PostgresEventLog::readParkedEvents(const Read& read) {
-  Result result;
-  asked("reading the parked events", [&] {
-    pqxx::nontransaction tx{*connection_};
-    result = read(tx);
-  });
-  return result;
+/// A right that is missing after the first contact is a loss of the database like any other: what
+/// was to be written is not, so whoever asked must not go on.
+void PostgresEventLog::asked(const std::string& doing, const std::function<void()>& work) {
+  try {
+    postgres::guarded(*connection_, doing, work);
+  } catch (const postgres::LockTimeout& error) {
+    throw DatabaseError(DatabaseError::Kind::Unavailable, error.what() + lockHolders());
+  } catch (const ConfigError& error) {
+    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
+  } catch (const SchemaError& error) {
+    throw DatabaseError(DatabaseError::Kind::Refused, error.what());
+  }
+}
+
+std::string PostgresEventLog::lockHolders() {
+  std::string holders;
+  try {
+    postgres::guarded(*connection_, "looking for who holds a lock", [&] {
+      pqxx::work tx{*connection_};
+      holders = readLockHolders(tx, schema_);
+    });
+  } catch (const Error&) {
+    return "";  // what the caller has to say is worth more
+  }
+  return holders.empty() ? "" : "; locks are held there by: " + holders;
 }
 
 Balance PostgresEventLog::balance() {
   Balance balance;
   asked("sharing the lanes", [&] {
     pqxx::work tx{*connection_};
-    tx.exec("set transaction isolation level read committed");  // whatever the role's default is
+    tx.exec(postgres::kOwnTransaction);
     if (token_ == 0) {
       token_ = enterRelay(tx, schema_, options_.relayName, backend_, options_.lease);
     }
@@ -92,6 +88,7 @@ Balance PostgresEventLog::balance() {
     if (wanted > 0 && shares.free > 0) {
       takeLanes(tx, schema_, token_, options_.formerToken, wanted, balance);
       written_.took(balance.taken);
+      balance.locked = std::min(wanted, shares.free) - countLanes(balance.taken.lanes());
     }
     if (balance.endangered != 0) {
       for (const auto id : readBlamed(tx, schema_)) balance.suspects.insert(id);
@@ -109,28 +106,29 @@ int PostgresEventLog::relaysAlive() {
   int relays = 1;
   asked("looking for other relays", [&] {
     pqxx::work tx{*connection_};
+    tx.exec(postgres::kOwnTransaction);
     relays = readShares(tx, schema_, token_).relays;
   });
   return relays;
 }
 
-Page PostgresEventLog::fetch(const Cursor& from) {
+Page PostgresEventLog::fetch(const Cursor& from, std::size_t limit) {
   Page page;
-  asked("reading the outbox", [&] { page = nextPage(from); });
+  asked("reading the outbox", [&] { page = nextPage(from, limit); });
   return page;
 }
 
 // Lanes at different positions are read in turns, so that the backlog of some does not hold up the
 // others; when none of them has one, all are read up to the same snapshot, and are at one position
 // from there on.
-Page PostgresEventLog::nextPage(const Cursor& from) {
+Page PostgresEventLog::nextPage(const Cursor& from, std::size_t limit) {
   const auto& positions = from.positions;
   const bool anyPaging = std::ranges::any_of(positions, &Position::paging);
-  if (positions.size() > 1 && !anyPaging) return meetingPage(from);
+  if (positions.size() > 1 && !anyPaging) return meetingPage(from, limit);
   const std::size_t chosen = turnOf_++ % positions.size();
   pqxx::nontransaction tx{*connection_};
-  Page page = positions[chosen].paging() ? backlogPage(tx, positions[chosen])
-                                         : livePage(tx, positions[chosen]);
+  Page page = positions[chosen].paging() ? backlogPage(tx, positions[chosen], limit)
+                                         : livePage(tx, positions[chosen], limit);
   page.more = page.more || anyPaging;
   Cursor others = from;
   others.take(positions[chosen].lanes);
@@ -138,11 +136,18 @@ Page PostgresEventLog::nextPage(const Cursor& from) {
   return page;
 }
 
-Page PostgresEventLog::meetingPage(const Cursor& from) {
+Page PostgresEventLog::meetingPage(const Cursor& from, std::size_t limit) {
   postgres::SnapshotTransaction tx{*connection_};
   Page all;
-  for (const Position& position : from.positions) {
-    Page page = livePage(tx, position);
+  const std::size_t first = turnOf_++;
+  for (std::size_t i = 0; i < from.positions.size(); ++i) {
+    const Position& position = from.positions[(first + i) % from.positions.size()];
+    if (all.rows.size() == limit) {  // the rest meets them another time
+      all.after.add({{position}});
+      all.more = true;
+      continue;
+    }
+    Page page = livePage(tx, position, limit - all.rows.size());
     std::ranges::move(page.rows, std::back_inserter(all.rows));
     all.after.add(page.after);
     all.more = all.more || page.more;
@@ -152,9 +157,10 @@ Page PostgresEventLog::meetingPage(const Cursor& from) {
   return all;
 }
 
-Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from) {
+Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from,
+                                std::size_t limit) {
   const std::int64_t floor = std::max(from.floor, provenFloor_);
-  OutboxReader::Live live = reader_.fetchLive(tx, from);
+  OutboxReader::Live live = reader_.fetchLive(tx, from, limit);
   requireSameServer(live.server, live.lastId);
   Page page;
   if (!live.cut) {
@@ -176,11 +182,12 @@ Page PostgresEventLog::livePage(pqxx::transaction_base& tx, const Position& from
   if (const auto late = reader_.lowestLateId(tx, from.done)) {
     backlog.lastId = std::min(backlog.lastId, *late - 1);
   }
-  return backlogPage(tx, backlog);
+  return backlogPage(tx, backlog, limit);
 }
 
-Page PostgresEventLog::backlogPage(pqxx::transaction_base& tx, const Position& from) {
-  OutboxReader::Paged paged = reader_.fetchPage(tx, from);
+Page PostgresEventLog::backlogPage(pqxx::transaction_base& tx, const Position& from,
+                                   std::size_t limit) {
+  OutboxReader::Paged paged = reader_.fetchPage(tx, from, limit);
   requireSameServer(paged.server, lastIdSeen_);
   Page page;
   page.more = true;  // at least what was committed since the target was frozen
@@ -210,48 +217,43 @@ void PostgresEventLog::requireSameServer(const std::string& state, std::int64_t 
                       "PostgreSQL behind this connection restarted or failed over");
 }
 
-bool PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
-  if (token_ == 0) return true;  // holds nothing yet
-  bool mine = false;
+void PostgresEventLog::checkpoint(const Checkpoint& checkpoint) {
+  if (token_ == 0) return;  // holds nothing yet
   asked("writing the checkpoint", [&] {
     const std::int64_t seenBefore = lastIdSeen_;
     pqxx::work tx{*connection_};
-    tx.exec(kCheckpointSettings);
-    mine = writeCursor(tx, checkpoint);
-    if (!mine) return;
+    tx.exec(std::string(postgres::kOwnTransaction) + kCheckpointSettings);
+    writeCursor(tx, checkpoint);
     writeParked(tx, schema_, checkpoint.parked);
     tx.commit();
     // Whoever gets a transaction id after ours gets his event ids after what we had seen.
     provenFloor_ = std::max(provenFloor_, seenBefore);
   });
-  return mine;
 }
 
-bool PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) {
-  const auto write = [&](Hold hold) {
-    return [&, hold](const Position& position) {
-      return writePosition(tx, schema_, token_, position, hold);
-    };
+void PostgresEventLog::writeCursor(pqxx::transaction_base& tx, const Checkpoint& checkpoint) {
+  const auto write = [&](const std::vector<Position>& positions, Hold hold) {
+    for (const Position& position : positions) {
+      if (!writePosition(tx, schema_, token_, position, hold)) throw LeaseLost();
+    }
   };
   const Lanes given = checkpoint.give.lanes();
   const CursorWrites writes =
       checkpoint.cursorMoved ? written_.writesFor(checkpoint.cursor, given) : CursorWrites{};
   const auto server = renewLease(tx, schema_, token_, options_.lease, writes.main);
-  if (!server) return false;
+  if (!server) throw LeaseLost();
   requireSameServer(*server, lastIdSeen_);
-  if (writes.join != 0 && !joinLanes(tx, schema_, token_, writes.join)) return false;
-  if (!std::ranges::all_of(writes.apart, write(Hold::Keep)) ||
-      !std::ranges::all_of(checkpoint.give.positions, write(Hold::Give))) {
-    return false;
-  }
+  if (writes.join != 0 && !joinLanes(tx, schema_, token_, writes.join)) throw LeaseLost();
+  write(writes.apart, Hold::Keep);
+  write(checkpoint.give.positions, Hold::Give);
   written_.wrote(writes);
   written_.gave(given);
-  return true;
 }
 
 void PostgresEventLog::release() {
   asked("giving the lanes back", [&] {
     pqxx::work tx{*connection_};
+    tx.exec(postgres::kOwnTransaction);
     leave(tx, schema_, token_);
     tx.commit();
     token_ = 0;
@@ -259,82 +261,47 @@ void PostgresEventLog::release() {
   });
 }
 
-void PostgresEventLog::suspect(std::optional<std::int64_t> id) {
+void PostgresEventLog::noteInHand(std::optional<std::int64_t> id) {
   asked("noting what is sent", [&] {
     pqxx::work tx{*connection_};
-    tx.exec("set local synchronous_commit = off");  // our end, not the server's, is what it is for
-    writeSuspect(tx, schema_, token_, id);
+    // Our end, not the server's, is what it is for.
+    tx.exec(std::string(postgres::kOwnTransaction) + "; set local synchronous_commit = off");
+    writeInHand(tx, schema_, token_, id);
     tx.commit();
   });
 }
 
-ParkedSummary PostgresEventLog::parkedSummary(Lanes lanes, const HoldPolicy& hold) {
-  return readParkedEvents<ParkedSummary>(
-      [&](pqxx::transaction_base& tx) { return summarizeParked(tx, schema_, lanes, hold); });
-}
-
-std::vector<Row> PostgresEventLog::fetchParked(const std::string& type, Lanes lanes,
-                                               std::size_t limit) {
-  return readParkedEvents<std::vector<Row>>([&](pqxx::transaction_base& tx) {
-    return readUnroutable(tx, schema_, type, lanes, {limit, options_.pageBytes});
-  });
-}
-
-HeldRows PostgresEventLog::fetchHeld(const std::vector<std::string>& keys, const HoldPolicy& hold) {
-  return readParkedEvents<HeldRows>([&](pqxx::transaction_base& tx) {
-    return readHeld(tx, schema_, keys, hold, {options_.pageEvents, options_.pageBytes});
-  });
-}
-
-std::vector<Row> PostgresEventLog::fetchRefused(Lanes lanes, std::int64_t after) {
-  return readParkedEvents<std::vector<Row>>(
-      [&](pqxx::transaction_base& tx) { return readRefused(tx, schema_, lanes, after); });
-}
-
-std::chrono::milliseconds PostgresEventLog::moveDue() {
-  MovedDue moved;
-  asked("moving events that are due", [&] {
+void PostgresEventLog::acquit(std::int64_t id) {
+  asked("noting what was sent", [&] {
     pqxx::work tx{*connection_};
-    tx.exec("set transaction isolation level read committed");  // whatever the role's default is
-    moved = outbox::moveDue(tx, schema_, options_.pageEvents, options_.pageBytes);
+    tx.exec(std::string(postgres::kOwnTransaction) + "; set local synchronous_commit = off");
+    writeInHand(tx, schema_, token_, std::nullopt);
+    forgetDeaths(tx, schema_, id);
     tx.commit();
   });
-  return std::min(moved.nextIn.value_or(kAskForDue), kAskForDue);
+}
+
+ParkedSummary PostgresEventLog::parkedSummary(Lanes lanes) {
+  ParkedSummary summary;
+  asked("reading what is parked", [&] {
+    pqxx::work tx{*connection_};
+    tx.exec(postgres::kOwnTransaction);
+    summary = summarizeParked(tx, schema_, lanes);
+    tx.commit();
+  });
+  return summary;
 }
 
 void PostgresEventLog::setIdle(bool idle) {
   asked("telling writers whether to wake us", [&] {
     pqxx::work tx{*connection_};
+    tx.exec(postgres::kOwnTransaction);
     outbox::setIdle(tx, schema_, idle);
     tx.commit();
     if (!idle) return;
     pqxx::work later{*connection_};  // see raise_idle_flag
     later.exec("select pg_current_xact_id()");
     later.commit();
-  });
-}
-
-void PostgresEventLog::reclaimSpace() {
-  asked("emptying the ring", [&] {
-    try {
-      pqxx::work tx{*connection_};
-      rotateRing(tx, schema_, std::max<std::chrono::seconds>(options_.retention, kLeastRotation));
-      tx.commit();
-    } catch (const pqxx::sql_error& error) {
-      // Space, not delivery: a right that is missing must not stop the relay.
-      if (said_.insert("turn").second) {
-        logger()->warn("the ring of the outbox cannot be turned: {}",
-                       postgres::firstLine(error.what()));
-      }
-    }
-    for (const auto& [outcome, children] :
-         truncatePublished(*connection_, schema_, options_.retention)) {
-      if (!outcome.starts_with("sqlstate") || !said_.insert(outcome).second) continue;
-      logger()->warn(
-          "{} of {} parts of the outbox could not be emptied ({}); space waits, "
-          "delivery does not",
-          children, kRingChildren, outcome);
-    }
   });
 }
 

@@ -1,18 +1,21 @@
 #include <pillion/publisher.hpp>
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <atomic>
-#include <mutex>
+#include <functional>
 #include <pillion/error.hpp>
+#include <pillion/log.hpp>
 #include <unordered_map>
 #include <utility>
 
 #include "base/cause.hpp"
+#include "base/thread_safety.hpp"
 #include "event/event_check.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/scheduled_table.hpp"
 #include "postgres/connection.hpp"
-#include "postgres/identifier.hpp"
 
 namespace pillion {
 namespace {
@@ -21,6 +24,15 @@ namespace {
 /// connection may get the address of a dead one.
 class PreparedNames {
  public:
+  /// Statements of one name must be one text: behind a pooler that knows nothing of them, a session
+  /// may have those of another schema or version of Pillion.
+  explicit PreparedNames(const std::string& schema)
+      : text_(std::to_string(
+            std::hash<std::string>()(outbox::insertStatement(schema, 1, outbox::Columns::All)))) {}
+
+  /// Do sessions keep what is prepared in them?
+  [[nodiscard]] bool useful() const { return losses_ < kMostLosses; }
+
   /// The statement's name on this connection, prepared when it was not.
   template <typename Connection>
   std::string prepare(Connection& connection, const std::string& schema, std::size_t rows,
@@ -34,6 +46,20 @@ class PreparedNames {
     return name;
   }
 
+  /// A session had no such statement, or another connection's. New names follow, also since libpqxx
+  /// 6 believes that the old one is prepared.
+  void lost() {
+    const base::MutexLock lock(mutex_);
+    known_.clear();
+    generation_ = nextGeneration();
+    if (++losses_ != kMostLosses) return;
+    logger()->warn(
+        "publisher: a prepared statement was lost again, as when a pool resets its sessions by"
+        " DISCARD ALL; none are used from now on, which costs the server a third more per event. "
+        "Set"
+        " PublisherOptions::preparedStatements to false");
+  }
+
  private:
   struct Key {
     const void* connection;
@@ -43,19 +69,23 @@ class PreparedNames {
     bool operator==(const Key&) const = default;
   };
 
+  /// One may be a server that restarted in a container, where process ids return.
+  static constexpr int kMostLosses = 2;
+
   std::pair<std::string, bool> look(const Key& key) {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     forgetWhenLarge();
     const auto onThis = known_.find(key.connection);
     const bool known =
         onThis != known_.end() && std::ranges::find(onThis->second, key) != onThis->second.end();
     const char* all = key.columns == outbox::Columns::All ? "_all" : "";
-    return {"pillion_publish_" + std::to_string(generation_) + "_" + std::to_string(key.rows) + all,
+    return {"pillion_publish_" + text_ + '_' + std::to_string(generation_) + '_' +
+                std::to_string(key.rows) + all,
             known};
   }
 
   void remember(const Key& key) {
-    const std::scoped_lock lock(mutex_);
+    const base::MutexLock lock(mutex_);
     auto& onThis = known_[key.connection];
     std::erase_if(onThis, [&](const Key& other) { return other.backend != key.backend; });
     onThis.push_back(key);
@@ -63,7 +93,7 @@ class PreparedNames {
 
   /// Services that open a connection per request must not make the list grow for ever. New names
   /// follow, since a living connection would refuse a second statement of the same name.
-  void forgetWhenLarge() {
+  void forgetWhenLarge() PILLION_REQUIRES(mutex_) {
     if (known_.size() < 10'000) return;
     known_.clear();
     generation_ = nextGeneration();
@@ -74,21 +104,29 @@ class PreparedNames {
     return ++counter;
   }
 
-  std::mutex mutex_;
-  std::unordered_map<const void*, std::vector<Key>> known_;
-  std::uint64_t generation_ = nextGeneration();
+  std::string text_;
+  std::atomic<int> losses_{0};
+  base::Mutex mutex_;
+  std::unordered_map<const void*, std::vector<Key>> known_ PILLION_GUARDED_BY(mutex_);
+  std::uint64_t generation_ PILLION_GUARDED_BY(mutex_) = nextGeneration();
 };
 
 }  // namespace
 
 struct EventPublisher::State {
+  State(std::string itsSource, PublisherOptions itsOptions)
+      : source(std::move(itsSource)),
+        options(std::move(itsOptions)),
+        schema(postgres::schemaOf(options.database)),
+        prepared(schema) {}
+
   std::string source;
   PublisherOptions options;
   std::string schema;
   PreparedNames prepared;
 
-  std::mutex ownMutex;
-  std::unique_ptr<pqxx::connection> own;  // guarded by ownMutex
+  base::Mutex ownMutex;
+  std::unique_ptr<postgres::Connection> own PILLION_GUARDED_BY(ownMutex);
 
   /// Checks all before anything is sent. Returns the origins to be written.
   [[nodiscard]] std::vector<outbox::Origin> check(std::span<const Event> events) const {
@@ -132,11 +170,16 @@ struct EventPublisher::State {
     for (std::size_t i = 0; i < events.size(); ++i) {
       outbox::addEvent(parameters, events[i], origins[i], columns);
     }
-    if (options.preparedStatements) {
+    if (!options.preparedStatements || !prepared.useful()) {
+      postgres::execute(tx, outbox::insertStatement(schema, events.size(), columns), parameters);
+      return;
+    }
+    try {
       const std::string name = prepared.prepare(tx.conn(), schema, events.size(), columns);
       postgres::executePrepared(tx, name, parameters);
-    } else {
-      postgres::execute(tx, outbox::insertStatement(schema, events.size(), columns), parameters);
+    } catch (const pqxx::sql_error& error) {
+      if (postgres::isLostStatement(error)) prepared.lost();
+      throw;
     }
   }
 
@@ -167,10 +210,12 @@ struct EventPublisher::State {
     }
   }
 
-  void publishAlone(const Event& event, std::span<const outbox::Origin> origin) {
+  void publishAlone(const Event& event, std::span<const outbox::Origin> origin)
+      PILLION_REQUIRES(ownMutex) {
     if (!own) own = postgres::connect(options.database, "publisher");
-    postgres::guarded("writing an event", [&] {
-      pqxx::work tx{*own};
+    postgres::Connection& connection = *own;
+    postgres::guarded(connection, "writing an event", [&] {
+      pqxx::work tx{connection};
       writeAll(tx, std::span(&event, 1), origin);
       tx.commit();
     });
@@ -190,12 +235,8 @@ std::unique_ptr<EventPublisher> EventPublisher::create(std::string source,
     throw ConfigError("maxPayload of " + std::to_string(options.maxPayload) +
                       " bytes: the limit is " + std::to_string(EventLimits::kPayload));
   }
-  auto state = std::make_unique<State>();
-  state->source = std::move(source);
-  state->options = std::move(options);
-  state->schema = postgres::schemaOf(state->options.database);
-  postgres::quoteIdentifier(state->schema);
-  return std::unique_ptr<EventPublisher>(new EventPublisher(std::move(state)));
+  return std::unique_ptr<EventPublisher>(
+      new EventPublisher(std::make_unique<State>(std::move(source), std::move(options))));
 }
 
 void EventPublisher::publish(Transaction& tx, const Event& event) const {
@@ -210,7 +251,7 @@ void EventPublisher::publish(Transaction& tx, std::span<const Event> events) con
 void EventPublisher::publish(const Event& event) const {
   const auto origin = state_->check(std::span(&event, 1));
   {
-    const std::scoped_lock lock(state_->ownMutex);
+    const base::MutexLock lock(state_->ownMutex);
     const bool mayBeStale = state_->own != nullptr;
     try {
       state_->publishAlone(event, origin);

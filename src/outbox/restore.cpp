@@ -2,19 +2,24 @@
 
 #include "migrate/schema_check.hpp"
 #include "outbox/lane_table.hpp"
+#include "outbox/meta_table.hpp"
 #include "outbox/outbox_table.hpp"
+#include "outbox/parked_table.hpp"
+#include "outbox/sequence_table.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion {
 
-void adoptCluster(const DatabaseOptions& options) {
+void adoptCluster(const DatabaseOptions& options, bool newIdentity) {
   const std::string schema = postgres::schemaOf(options);
   const auto connection = postgres::connect(options, "adopt");
   postgres::guarded("adopting the cluster", [&] {
     pqxx::work tx{*connection};
     migrate::requireCurrentSchema(tx, schema);
     outbox::requireCursorInReach(tx, schema);
+    outbox::requireSequences(tx, schema);
     outbox::storeCluster(tx, schema);
+    if (newIdentity) outbox::renewIdentity(tx, schema);
     tx.commit();
   });
 }
@@ -32,8 +37,10 @@ Rebased rebaseCursor(const DatabaseOptions& options, std::chrono::hours republis
       return;
     }
     outbox::lockOutWriters(tx, schema);
+    outbox::advanceSequences(tx, schema);
     const auto stamped = outbox::stampAnew(tx, schema, republish);
     rebased = {stamped.unpublished, stamped.published};
+    outbox::stampParkedAnew(tx, schema);
     outbox::resetCursors(tx, schema);
     outbox::storeCluster(tx, schema);
     tx.commit();

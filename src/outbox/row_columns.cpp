@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "event/timestamp.hpp"
+#include "outbox/cursor.hpp"
 
 namespace pillion::outbox {
 
@@ -22,22 +23,32 @@ Columns columnsOf(const Event& event, const Origin& origin) {
   return more ? Columns::All : Columns::Needed;
 }
 
+std::string textParameter(std::size_t number) {
+  return "pg_catalog.convert_from($" + std::to_string(number) + "::pg_catalog.bytea, 'UTF8')";
+}
+
 std::string eventParameters(std::size_t& next, Columns columns) {
   std::string sql;
-  const auto parameter = [&](const char* before, const char* after) {
-    sql += before + ("$" + std::to_string(next++)) + after;
+  const auto parameter = [&](const char* type) {
+    sql += "$" + std::to_string(next++) + "::pg_catalog." + type + ", ";
   };
-  parameter("", "::uuid, ");
-  parameter("", "::text, ");
-  parameter("", "::text, ");
-  parameter("nullif(", "::text, ''), ");
-  parameter("", "::timestamptz, ");
-  parameter("", "::text, ");
-  parameter("", "::bytea");
-  if (columns == Columns::Needed) return sql;
-  for (int optional = 0; optional < 4; ++optional) parameter(", nullif(", "::text, '')");
-  parameter(", nullif(", "::text, '')::timestamptz");
-  parameter(", nullif(", "::text, '')");
+  const auto text = [&] { sql += textParameter(next++) + ", "; };
+  const auto optionalText = [&](const char* type = "text") {
+    sql += "nullif(" + textParameter(next++) + ", '')::pg_catalog." + type + ", ";
+  };
+  parameter("uuid");
+  text();
+  text();
+  optionalText();
+  parameter("timestamptz");
+  text();
+  parameter("bytea");
+  if (columns == Columns::All) {
+    for (int optional = 0; optional < 4; ++optional) optionalText();
+    optionalText("timestamptz");
+    optionalText();
+  }
+  sql.resize(sql.size() - 2);
   return sql;
 }
 
@@ -63,7 +74,8 @@ Row rowFrom(const pqxx::row& fields, int at) {
   const auto text = [&](int offset) { return postgres::textOf(fields[at + offset]); };
   Row row;
   row.id = postgres::integerOf(fields[at]);
-  row.lane = static_cast<int>(postgres::integerOf(fields[at + 1]));
+  // Whatever a row says: arrays are indexed with it. As lane_of() and the sets of lanes read it.
+  row.lane = static_cast<int>(postgres::integerOf(fields[at + 1]) & (kLanes - 1));
   row.eventId = text(2);
   row.type = text(3);
   row.source = text(4);

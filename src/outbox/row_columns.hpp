@@ -42,7 +42,13 @@ std::string eventColumns(Columns columns);
 std::size_t eventColumnCount(Columns columns);
 /// Those that this event needs.
 Columns columnsOf(const Event& event, const Origin& origin);
+/// A parameter that is UTF-8, whatever encoding the connection has: it is a service's own, and its
+/// encoding is set by PGCLIENTENCODING, its role, its pool or a statement. A text parameter would
+/// be taken for text in that encoding, which makes other letters of it, and of a key another lane.
+std::string textParameter(std::size_t number);
 /// Their values as parameters of a statement, beginning with number `next`, which is moved on.
+/// Names of PostgreSQL's own say so, since a role's search path may lead to others of the same
+/// name.
 std::string eventParameters(std::size_t& next, Columns columns);
 /// Appends them.
 void addEvent(postgres::Parameters& parameters, const Event& event, const Origin& origin,

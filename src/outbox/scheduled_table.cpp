@@ -15,11 +15,13 @@ void schedule(pqxx::transaction_base& tx, const std::string& schema, const Event
   postgres::Parameters parameters;
   parameters.addTime(event.deliverAt().value());
   addEvent(parameters, event, origin, Columns::All);
-  execute(tx,
-          inSchema("insert into {schema}.scheduled (deliver_at, " + eventColumns(Columns::All) +
-                       ") values ($1::timestamptz, " + eventParameters(next, Columns::All) + ")",
-                   schema),
-          parameters);
+  execute(
+      tx,
+      postgres::inSchemaAsAscii(
+          "insert into {schema}.scheduled (deliver_at, " + eventColumns(Columns::All) +
+              ") values ($1::pg_catalog.timestamptz, " + eventParameters(next, Columns::All) + ")",
+          schema),
+      parameters);
 }
 
 MovedDue moveDue(pqxx::transaction_base& tx, const std::string& schema, std::size_t rowLimit,

@@ -28,6 +28,7 @@ OutboxStatus readOutboxStatus(const DatabaseOptions& options) {
     // the query costs more than running it.
     tx.exec("set local enable_seqscan = off; set local jit = off");
     migrate::requireCurrentSchema(tx, schema);
+    outbox::requireAllLanes(tx, schema);
     const auto pending = outbox::countPending(tx, schema);
     const auto parked = outbox::countParked(tx, schema);
     status.pending = pending.events;

@@ -3,11 +3,12 @@
 #include <spdlog/spdlog.h>
 
 #include <condition_variable>
-#include <mutex>
+#include <optional>
 #include <pillion/error.hpp>
 #include <pillion/log.hpp>
 #include <pqxx/pqxx>
 
+#include "base/thread_safety.hpp"
 #include "outbox/outbox_table.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/statement.hpp"
@@ -30,9 +31,9 @@ class Receiver : public pqxx::notification_receiver {
 #pragma GCC diagnostic pop
 
 void waitBeforeRetry(const std::stop_token& stop) {
-  std::mutex mutex;
+  base::Mutex mutex;
   std::condition_variable_any changed;
-  std::unique_lock lock(mutex);
+  base::MutexLock lock(mutex);
   changed.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
 }
 
@@ -40,7 +41,7 @@ void waitBeforeRetry(const std::stop_token& stop) {
 
 WakeListener::WakeListener(const DatabaseOptions& database, base::WakeEvent& wake) {
   const auto connection = postgres::connect(database, "relay wake-up");
-  postgres::guarded("looking for the trigger that notifies", [&] {
+  postgres::guarded(*connection, "looking for the trigger that notifies", [&] {
     pqxx::work tx{*connection};
     if (!notifies(tx, postgres::schemaOf(database))) {
       throw ConfigError("option notify needs the outbox's trigger; run: select " +
@@ -65,11 +66,14 @@ WakeListener::WakeListener(const DatabaseOptions& database, base::WakeEvent& wak
 
 void WakeListener::listen(const std::stop_token& stop, const DatabaseOptions& database,
                           base::WakeEvent& wake) {
-  const auto connection = postgres::connect(database, "relay wake-up");
-  const Receiver receiver(*connection, notifyChannel(*connection, postgres::schemaOf(database)),
-                          wake);
+  const auto connection =
+      postgres::connect(database, "relay wake-up", {stop, postgres::kNothingToFinish});
+  std::optional<Receiver> receiver;
+  postgres::guarded(*connection, "listening for writers", [&] {
+    receiver.emplace(*connection, notifyChannel(*connection, postgres::schemaOf(database)), wake);
+  });
   wake.signal();
-  while (!stop.stop_requested()) connection->await_notification(0, 200'000);
+  while (!stop.stop_requested()) (*connection)->await_notification(0, 200'000);
 }
 
 }  // namespace pillion::outbox

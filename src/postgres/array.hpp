@@ -12,7 +12,8 @@ std::string arrayOf(const Range& range, Projection projection) {
   for (const auto& element : range) {
     if (array.size() > 1) array += ',';
     array += '"';
-    for (const char c : std::string_view(projection(element))) {
+    const auto& text = projection(element);  // a text of its own must live as long as it is read
+    for (const char c : std::string_view(text)) {
       if (c == '"' || c == '\\') array += '\\';
       array += c;
     }

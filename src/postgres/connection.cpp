@@ -2,11 +2,12 @@
 
 #include <libpq-fe.h>
 
-#include <array>
 #include <memory>
 #include <pillion/error.hpp>
+#include <utility>
 
 #include "base/environment.hpp"
+#include "postgres/refusal.hpp"
 
 namespace pillion::postgres {
 namespace {
@@ -60,27 +61,6 @@ std::string connectionString(const DatabaseOptions& options, const std::string& 
   return text;
 }
 
-/// libpq gives a connection failure no SQLSTATE, so the text decides. What is not recognised (also
-/// in another language) is taken for an outage, which is waited for.
-bool healsByWaiting(const std::string& message) {
-  static constexpr std::array kFinal = {"could not translate host name",
-                                        "password authentication failed",
-                                        "no password supplied",
-                                        "authentication failed",
-                                        "does not exist",
-                                        "no pg_hba.conf entry",
-                                        "is not permitted to log in",
-                                        "permission denied for database",
-                                        "invalid port number",
-                                        "invalid integer value",
-                                        "server does not support SSL",
-                                        "certificate verify failed"};
-  for (const char* sign : kFinal) {
-    if (message.find(sign) != std::string::npos) return false;
-  }
-  return true;
-}
-
 std::string oneLine(std::string text) {
   for (char& c : text) {
     if (c == '\n' || c == '\t') c = ' ';
@@ -100,27 +80,54 @@ void forbidReconnect(pqxx::connection& connection) {
 void forbidReconnect(pqxx::connection&) {}  // libpqxx 7 never reconnects
 #endif
 
+/// What a role, a database or the environment may have set otherwise, for connections that serve
+/// Pillion alone: handlers and publishers find theirs as they left it. Behind a pooler the session
+/// is not ours to change, so functions set what they depend on once more, and the rest is looked at
+/// when a connection begins (see requireCurrentSchema).
+void settleSession(pqxx::connection& connection) {
+  pqxx::nontransaction tx{connection};
+  if (tx.exec("select pg_backend_pid()")[0][0].as<int>() != connection.backendpid()) return;
+  tx.exec(
+      "set row_security = off; set bytea_output = hex; set datestyle = 'ISO'; set timezone ="
+      " 'UTC'; set standard_conforming_strings = on; set default_transaction_isolation ="
+      " 'read committed'; set default_transaction_read_only = off; set"
+      " default_transaction_deferrable = off; set statement_timeout = 0; set lock_timeout = '10s';"
+      " set idle_in_transaction_session_timeout = '60s'; set idle_session_timeout = 0; set "
+      "search_path = pg_catalog, pg_temp;"
+      " set synchronous_commit = local; set transform_null_equals = off; set array_nulls = on; set "
+      "default_tablespace = ''; set"
+      " default_table_access_method = 'heap'");
+}
+
 }  // namespace
 
 std::string schemaOf(const DatabaseOptions& options) {
   return base::configured(options.schema, "PILLION_SCHEMA", "pillion");
 }
 
-std::unique_ptr<pqxx::connection> connect(const DatabaseOptions& options, const std::string& role) {
+std::unique_ptr<Connection> connect(const DatabaseOptions& options, const std::string& role,
+                                    base::StopBound bound) {
   const std::string text = connectionString(options, role);
   try {
-    auto connection = std::make_unique<pqxx::connection>(text);
+    auto connection = std::make_unique<Connection>(text, options.answerTimeout, std::move(bound));
+    const base::Watchdog::Guard guard(connection->watchdog(), options.connectTimeout);
     forbidReconnect(*connection);
-    connection->set_client_encoding("UTF8");
+    (*connection)->set_client_encoding("UTF8");
+    if (role.starts_with("consumer") || role.starts_with("publisher")) return connection;
+    settleSession(*connection);
     return connection;
   } catch (const pqxx::failure& failure) {
     const std::string message = oneLine(failure.what());
-    if (healsByWaiting(message)) {
+    if (healsByWaiting(failure.what())) {
       throw DatabaseError(DatabaseError::Kind::Unavailable, "PostgreSQL is away: " + message);
     }
     throw ConfigError("PostgreSQL refuses the connection, check PILLION_DATABASE_URL or PG*: " +
                       message);
   }
+}
+
+bool isLostStatement(const pqxx::sql_error& error) {
+  return error.sqlstate() == "26000" || error.sqlstate() == "42P05";
 }
 
 std::string firstLine(const std::string& text) {
@@ -141,17 +148,36 @@ void guarded(const std::string& doing, const std::function<void()>& work) {
   } catch (const pqxx::undefined_table& cause) {
     throw SchemaError(message(cause) + "; run: pillion migrate");
   } catch (const pqxx::insufficient_privilege& cause) {
-    throw ConfigError(message(cause) + "; grant the role what docs/operating.md lists");
+    // With row_security off, PostgreSQL refuses what a policy would hide a part of.
+    const bool hidden = message(cause).find("row-level security") != std::string::npos;
+    throw ConfigError(message(cause) +
+                      (hidden ? "; switch it off for this table, or give the role BYPASSRLS"
+                              : "; grant the role what docs/operating.md lists"));
   } catch (const pqxx::sql_error& cause) {
+    if (cause.sqlstate() == "55P03") throw LockTimeout(message(cause));
     // Class 57 (operator intervention: shutdown, termination), 53 (resources), 40 (rollback) and 25
     // (read-only: the other node is the primary now) pass; the rest is a mistake somebody must
-    // mend.
+    // mend. So does a session that was reset: another one is prepared anew.
     const std::string state = cause.sqlstate().substr(0, 2);
     const bool passing = state == "57" || state == "53" || state == "40" || state == "25" ||
-                         state == "08" || state == "55" || state.empty();
+                         state == "08" || state == "55" || state.empty() || isLostStatement(cause);
     throw DatabaseError(passing ? Kind::Unavailable : Kind::Refused, message(cause));
   } catch (const pqxx::failure& cause) {
     throw DatabaseError(Kind::Unavailable, message(cause));
+  }
+}
+
+void guarded(Connection& connection, const std::string& doing, const std::function<void()>& work) {
+  try {
+    const base::Watchdog::Guard guard(connection.watchdog(), connection.answerTimeout());
+    guarded(doing, work);
+  } catch (const DatabaseError& error) {
+    if (!connection.watchdog().fired()) throw;
+    using Kind = DatabaseError::Kind;
+    throw DatabaseError(error.outcomeInDoubt() ? Kind::InDoubt : Kind::Unavailable,
+                        "PostgreSQL, " + doing + ": no answer for " +
+                            std::to_string(connection.answerTimeout().count()) +
+                            " ms, or since the stop");
   }
 }
 

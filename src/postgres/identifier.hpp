@@ -12,4 +12,8 @@ std::string quoteIdentifier(std::string_view name);
 /// The statement with every `{schema}` replaced by the quoted name.
 std::string inSchema(std::string_view sql, std::string_view schema);
 
+/// The same in ASCII, which means the same on a connection of any encoding. Not for a name within a
+/// quoted text, which knows no such escapes.
+std::string inSchemaAsAscii(std::string_view sql, std::string_view schema);
+
 }  // namespace pillion::postgres

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace pillion::relay {
 enum class Verdict {
   Routed,      ///< confirmed, and at least one queue has it
   Unroutable,  ///< confirmed after a basic.return: nobody has it
-  Refused,     ///< basic.nack: not stored, for now
+  Nacked,      ///< basic.nack: not stored, for now
 };
 
 /// Bookkeeping from delivery tags to what was sent under them. Confirms come in any order, singly
@@ -57,30 +58,35 @@ class ConfirmTracker {
       Value value = std::move(*entry.value);
       entry.value.reset();
       --outstanding_;
-      settle(!confirm.positive ? Verdict::Refused
+      settle(!confirm.positive ? Verdict::Nacked
              : entry.returned  ? Verdict::Unroutable
                                : Verdict::Routed,
              std::move(value));
     }
-    while (!entries_.empty() && !entries_.front().value) {
-      entries_.pop_front();
-      ++first_;
-    }
+    dropSettled();
   }
 
-  /// What was sent at this time or before and is still outstanding. It is no longer tracked: to be
-  /// asked for only when the channel is given up.
-  std::vector<Value> takeSentUntil(Time when) {
+  /// The outstanding ones that `isIt(value, sent)`, in the order in which they were sent. They are
+  /// no longer tracked: a confirm that comes after all is passed over.
+  template <typename Predicate>
+  std::vector<Value> takeWhere(const Predicate& isIt) {
     std::vector<Value> values;
     for (Entry& entry : entries_) {
-      if (entry.sent > when) break;
-      if (!entry.value) continue;
+      if (!entry.value || !isIt(*entry.value, entry.sent)) continue;
       values.push_back(std::move(*entry.value));
       entry.value.reset();
       --outstanding_;
     }
+    dropSettled();
     return values;
   }
+
+  [[nodiscard]] std::size_t count(const auto& isIt) const {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        entries_, [&](const Entry& entry) { return entry.value && isIt(*entry.value); }));
+  }
+  /// The oldest outstanding one; needs one.
+  [[nodiscard]] const Value& oldest() const { return *entries_.front().value; }
 
   /// The channel is gone: everything outstanding is unknown. In the order in which it was sent.
   std::vector<Value> takeAll() {
@@ -99,6 +105,13 @@ class ConfirmTracker {
   [[nodiscard]] Time oldestSent() const { return entries_.front().sent; }
 
  private:
+  void dropSettled() {
+    while (!entries_.empty() && !entries_.front().value) {
+      entries_.pop_front();
+      ++first_;
+    }
+  }
+
   struct Entry {
     std::optional<Value> value;  // nothing once settled
     Time sent{};

@@ -3,241 +3,202 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <iterator>
 #include <pillion/log.hpp>
-#include <utility>
-#include <variant>
+
+#include "event/topic_pattern.hpp"
 
 namespace pillion::relay {
+
+using outbox::Reason;
+
 namespace {
 
-constexpr std::size_t kKeysAtOnce = 100;
-constexpr std::chrono::seconds kHeldCheck{1};
+constexpr int kForbidden = 403;  // AMQP 0-9-1, section 1.2: access-refused
+constexpr std::chrono::minutes kRemindEvery{5};
+constexpr std::size_t kNamedTypes = 5;
+
+const char* explained(Reason reason) {
+  switch (reason) {
+    case Reason::Unroutable:
+      return "no queue is bound for it";
+    case Reason::Nacked:
+      return "a queue refuses it: is it full?";
+    case Reason::Unconfirmed:
+      return "RabbitMQ does not confirm it: has its queue no majority, or closes it the channel?";
+    case Reason::Forbidden:
+      return "the user may not write its routing key";
+    default:
+      return "";
+  }
+}
 
 }  // namespace
 
-Parking::Parking(outbox::EventLog& log, const RelayOptions& options, const base::Clock& clock)
-    : log_(log),
-      options_(options),
-      clock_(clock),
-      hold_{options.parked == ParkedPolicy::Hold, options.holdTypes},
-      unroutable_(options.unroutableFirst, options.unroutableMost),
-      refusedBackoff_(options.refusedFirst, options.refusedMost) {}
+Reason reasonOf(const amqp::ChannelClosed& closed) {
+  return closed.replyCode == kForbidden ? Reason::Forbidden : Reason::Refused;
+}
 
-void Parking::addLanes(outbox::Lanes lanes) {
-  const Boot now = clock_.boot();
-  const outbox::ParkedSummary parked = log_.parkedSummary(lanes, hold_);
-  for (const std::string& type : parked.unroutableTypes) unroutable_.add(type, now);
-  if (parked.anyRefused && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
-  for (const outbox::ParkedKey& key : parked.keys) {
-    holdKey(key.key, key.lane, key.firstId);
-    if (key.due) release(key.key);
+bool HoldPolicy::holds(const std::string& type) const {
+  return everything || std::ranges::any_of(types, [&](const std::string& pattern) {
+           return matchesTopic(pattern, type);
+         });
+}
+
+Parking::Parking(const RelayOptions& options, const base::Clock& clock)
+    : clock_(clock),
+      policy_{options.parked == ParkedPolicy::Hold, options.holdTypes},
+      types_(options.probeFirst, options.probeMost) {}
+
+void Parking::addLanes(outbox::ParkedSummary parked) {
+  for (const auto& type : parked.types) {
+    if (!types_.contains(type.name)) noteSick(type.name, type.reason);
   }
+  for (auto& key : parked.keys) {
+    keys_[std::move(key.key)] = {key.lane, key.firstId, key.events, ++serial_};
+  }
+  if (!parked.keys.empty()) ++movable_;
+  anyRefused_ = anyRefused_ || parked.anyRefused;
+  std::ranges::copy(parked.ahead, std::back_inserter(ahead_));
+  std::ranges::sort(ahead_);
 }
 
 void Parking::dropLanes(outbox::Lanes lanes) {
-  std::erase_if(heldKeys_, [&](const auto& entry) {
-    const bool gone = (outbox::laneBit(entry.second.lane) & lanes) != 0;
-    if (gone) dueKeys_.erase(entry.first);
-    return gone;
-  });
+  std::erase_if(
+      keys_, [&](const auto& entry) { return (outbox::laneBit(entry.second.lane) & lanes) != 0; });
 }
 
-std::optional<std::string> Parking::reasonToPark(const Item& item) const {
-  if (item.hasKey) {
-    const auto held = heldKeys_.find(item.keyText());
-    if (held != heldKeys_.end() && item.id > held->second.firstId) return "held";
-  }
-  if (unroutable_.contains(item.message.type)) return "unroutable";
-  return std::nullopt;
+const Parking::HeldKey* Parking::holding(const Item& item) const {
+  if (!item.hasKey || keys_.empty()) return nullptr;
+  const auto held = keys_.find(item.keyText());
+  return held != keys_.end() && item.id > held->second.firstId ? &held->second : nullptr;
 }
 
-void Parking::park(const Item& item, const std::string& reason, int attempts) {
-  const Boot now = clock_.boot();
-  changes_.park.push_back({item.id, reason, attempts});
-  if (item.hasKey && (reason == "held" || hold_.holds(item.message.type))) {
-    holdKey(item.keyText(), item.lane, item.id);
-  }
-  if (reason == "unroutable") unroutable_.add(item.message.type, now);
-  if (reason == "refused" && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
+Parking::Before Parking::before(const Item& item) const {
+  if (!ahead_.empty() && std::ranges::binary_search(ahead_, item.id)) return Before::Settled;
+  if (holding(item) != nullptr) return following_ ? Before::Wait : Before::Park;
+  if (!types_.contains(item.message.type)) return Before::Send;
+  return following_ && types_.isOpen(item.message.type) ? Before::Wait : Before::Park;
 }
 
-bool Parking::mustGoBack(const Item& item) const {
-  switch (item.readAs) {
-    case ReadAs::Unroutable:
-      return unroutable_.anyReturned(item.message.type);
-    case ReadAs::Held:
-      return heldKeys_.at(item.keyText()).anyCameBack;
-    case ReadAs::Refused:
-    case ReadAs::Logged:
-      return false;
-  }
-  return false;
+void Parking::parkUnsent(const Item& item) {
+  const Reason reason =
+      holding(item) != nullptr ? Reason::Held : types_.reasonOf(item.message.type);
+  if (reason == Reason::Held || types_.isOpen(item.message.type)) ++movable_;
+  types_.parked(item.message.type);
+  const bool holds = item.hasKey && holdsKey(reason, item.message.type);
+  changes_.park.push_back({item.id, reason, 0, holds});
+  if (holds) hold(item.keyText(), item.lane, item.id);
 }
 
-void Parking::goBack(const Item& item) {
-  if (item.readAs == ReadAs::Unroutable) unroutable_.returned(item.message.type, clock_.boot());
-  if (item.readAs == ReadAs::Held) leaveHeld(item, true);
+void Parking::park(const ParkedAs& event, Reason reason, int attempts) {
+  const std::string type(event.type);
+  const bool holds = !event.key.empty() && holdsKey(reason, type);
+  changes_.park.push_back({event.id, reason, attempts, holds});
+  if (holds) hold(std::string(event.key), event.lane, event.id);
+  if (reason == Reason::Refused) anyRefused_ = true;
+  if (!outbox::isOfType(reason)) return;
+  noteSick(type, reason);
+  types_.parked(type);
 }
 
-void Parking::published(const Item& item) {
-  if (item.readAs == ReadAs::Unroutable) unroutable_.routed(item.message.type);
-  remove(item);
+bool Parking::holdsKey(Reason reason, const std::string& type) const {
+  return outbox::alwaysHolds(reason) || policy_.holds(type);
 }
 
-void Parking::expired(const Item& item) {
-  if (item.readAs == ReadAs::Unroutable) unroutable_.gone(item.message.type);
-  remove(item);
-}
-
-void Parking::remove(const Item& item) {
-  changes_.unpark.push_back(item.id);
-  switch (item.readAs) {
-    case ReadAs::Held:
-      leaveHeld(item, false);
-      return;  // its followers were read with it
-    case ReadAs::Refused:
-      refusedBackoff_.reset();
-      refusedNext_ = clock_.boot();
-      break;
-    case ReadAs::Unroutable:
-    case ReadAs::Logged:
-      break;
-  }
-  if (item.hasKey) release(item.keyText());
-}
-
-void Parking::cameBack(const Item& item, const std::string& reason) {
-  const Boot now = clock_.boot();
-  changes_.retried.push_back({item.id, reason, 1});
-  switch (item.readAs) {
-    case ReadAs::Unroutable:
-      unroutable_.returned(item.message.type, now);
-      break;
-    case ReadAs::Held:
-      leaveHeld(item, hold_.holds(item.message.type));
-      break;
-    case ReadAs::Refused:
-      refusedNext_ = now + refusedBackoff_.next();
-      break;
-    case ReadAs::Logged:
-      break;
-  }
-  if (reason == "unroutable") unroutable_.add(item.message.type, now);
-  if (reason == "refused" && !refusedNext_) refusedNext_ = now + refusedBackoff_.next();
-}
-
-void Parking::holdKey(const std::string& key, int lane, std::int64_t id) {
-  if (heldKeys_.empty()) nextHeldCheck_ = clock_.boot() + kHeldCheck;
-  HeldKey& held = heldKeys_[key];
-  held.lane = lane;
+void Parking::hold(const std::string& key, int lane, std::int64_t id) {
+  HeldKey& held = keys_.try_emplace(key, HeldKey{lane, id, 0, 0}).first->second;
   held.firstId = std::min(held.firstId, id);
+  held.serial = ++serial_;
+  ++held.events;
 }
 
-void Parking::leaveHeld(const Item& item, bool holdsOthers) {
-  HeldKey& held = heldKeys_.at(item.keyText());
-  held.anyCameBack = held.anyCameBack || holdsOthers;
-  if (--held.onTheirWay > 0 || held.anyCameBack) return;
-  dueKeys_.insert(item.keyText());  // until a read finds nothing more
+void Parking::unhold(const std::string& key) {
+  const auto held = keys_.find(key);
+  if (held == keys_.end() || --held->second.events > 0) return;
+  keys_.erase(held);
 }
 
-void Parking::release(const std::string& key) {
-  const auto held = heldKeys_.find(key);
-  if (held != heldKeys_.end() && held->second.onTheirWay == 0) dueKeys_.insert(key);
+void Parking::settled(const Item& item) {
+  changes_.settled.push_back(item.parked->seq);
+  if (item.parked->holds) unhold(item.keyText());
 }
 
-/// What a key waits for may have been discarded by an operator. So some keys at a time are read,
-/// though nothing was heard of them.
-void Parking::checkHeldKeys(Boot now) {
-  if (heldKeys_.empty() || now < nextHeldCheck_) return;
-  nextHeldCheck_ = now + kHeldCheck;
-  auto next = heldKeys_.upper_bound(lastChecked_);
-  for (std::size_t i = std::min(kKeysAtOnce, heldKeys_.size()); i > 0; --i, ++next) {
-    if (next == heldKeys_.end()) next = heldKeys_.begin();
-    lastChecked_ = next->first;
-    release(next->first);
+void Parking::retried(const Item& item, Reason reason) {
+  const std::string& type = item.message.type;
+  const bool holds = item.hasKey && holdsKey(reason, type);
+  changes_.retried.push_back({item.parked->seq, reason, holds, 1});
+  otherKind_ = otherKind_ || outbox::isOfType(reason) != outbox::isOfType(item.parked->reason);
+  if (holds && !item.parked->holds) hold(item.keyText(), item.lane, item.id);
+  if (!holds && item.parked->holds) {
+    ++movable_;
+    unhold(item.keyText());
   }
+  if (reason == Reason::Refused) anyRefused_ = true;
+  if (outbox::isOfType(reason)) noteSick(type, reason);
 }
 
-std::optional<Parking::Boot> Parking::nextDue() const {
-  if (!dueKeys_.empty()) return Boot{0};
-  std::optional<Boot> next = unroutable_.nextDue();
-  const auto orAt = [&](Boot at) { next = next ? std::min(*next, at) : at; };
-  if (refusedNext_) orAt(*refusedNext_);
-  if (!heldKeys_.empty()) orAt(nextHeldCheck_);
-  return next;
+void Parking::noteSick(const std::string& type, Reason reason) {
+  const Boot now = clock_.boot();
+  if (!types_.add(type, reason, now)) return;
+  logger()->warn("events of type '{}' are parked as {}: {}; one is tried from time to time", type,
+                 outbox::textOf(reason), explained(reason));
+  if (nextReminder_ == Boot{0}) nextReminder_ = now + kRemindEvery;
 }
 
-std::vector<ItemPtr> Parking::fetch(Boot now, outbox::Lanes lanes) {
-  checkHeldKeys(now);
-  if (!dueKeys_.empty()) return fetchHeld();
-  if (const auto due = unroutable_.due(now)) return fetchUnroutable(*due, lanes);
-  if (refusedNext_ && *refusedNext_ <= now) return fetchRefused(now, lanes);
-  return {};
+void Parking::recovered(const std::string& type) {
+  types_.healthy(type, clock_.boot());
+  logger()->info("events of type '{}' are published again", type);
 }
 
-std::vector<ItemPtr> Parking::fetchUnroutable(const UnroutableTypes::Due& due,
-                                              outbox::Lanes lanes) {
-  auto items = itemsOf(log_.fetchParked(due.type, lanes, due.limit), ReadAs::Unroutable);
-  // None that can be sent, but some that can not: those are set aside first, then it is asked
-  // again.
-  if (items.empty() && !changes_.retried.empty()) return {};
-  unroutable_.reading(due.type, items.size());
-  return items;
+void Parking::remind(Boot now) {
+  if (types_.empty()) nextReminder_ = Boot{0};
+  if (nextReminder_ == Boot{0} || now < nextReminder_) return;
+  nextReminder_ = now + kRemindEvery;
+  std::string named;
+  std::size_t count = 0;
+  for (const std::string& type : types_.closed()) {
+    if (++count > kNamedTypes) continue;
+    named += (named.empty() ? "'" : ", '") + type + "' (";
+    named.append(outbox::textOf(types_.reasonOf(type))) += ')';
+  }
+  if (count == 0) return;
+  logger()->warn("events of {} types are still parked: {}{}", count, named,
+                 count > kNamedTypes ? ", …" : "");
 }
 
-std::vector<ItemPtr> Parking::fetchHeld() {
+bool Parking::isHead(const std::string& key, const outbox::ParkedAnswer::Head& head) {
+  if (!types_.contains(head.type)) return true;
+  const Reason reason = types_.reasonOf(head.type);
+  if (head.reason == reason) return false;
+  const bool holds = holdsKey(reason, head.type);
+  changes_.retried.push_back({head.seq, reason, holds, 0});
+  otherKind_ = true;
+  types_.parked(head.type);
+  if (!holds) unhold(key);
+  return !holds;
+}
+
+void Parking::giveUp(const outbox::ParkedRow& row, Reason reason) {
+  changes_.retried.push_back({row.seq, reason, row.holds, 0});
+  otherKind_ = true;
+}
+
+std::vector<std::string> Parking::someHeldKeys(std::size_t most) {
   std::vector<std::string> keys;
-  for (const std::string& key : dueKeys_) {
-    keys.push_back(key);
-    if (keys.size() == kKeysAtOnce) break;
+  auto next = keys_.find(lastLookedAfter_);
+  for (std::size_t i = std::min(most, keys_.size()); i > 0; --i) {
+    if (next != keys_.end()) ++next;
+    if (next == keys_.end()) next = keys_.begin();
+    keys.push_back(next->first);
   }
-  const outbox::HeldRows read = log_.fetchHeld(keys, hold_);
-  auto items = itemsOf(read.rows, ReadAs::Held);
-  for (const ItemPtr& item : items) {
-    HeldKey& held = heldKeys_.at(item->keyText());
-    if (held.onTheirWay++ > 0) continue;
-    held.anyCameBack = false;
-    dueKeys_.erase(item->keyText());
-  }
-  if (read.cut || !changes_.retried.empty()) return items;
-  for (const std::string& key : keys) {  // nothing waits there any more, unless behind another head
-    if (dueKeys_.erase(key) > 0 && !read.headed.contains(key)) heldKeys_.erase(key);
-  }
-  return items;
+  if (!keys.empty()) lastLookedAfter_ = keys.back();
+  return keys;
 }
 
-std::vector<ItemPtr> Parking::fetchRefused(Boot now, outbox::Lanes lanes) {
-  auto rows = log_.fetchRefused(lanes, refusedAfter_);
-  if (rows.empty()) {
-    const bool wasRound = std::exchange(refusedAfter_, 0) == 0;
-    refusedNext_ = wasRound ? std::nullopt : std::optional(now + refusedBackoff_.next());
-    return {};
-  }
-  refusedAfter_ = rows.front().id;
-  refusedNext_.reset();  // while it is on its way
-  auto items = itemsOf(std::move(rows), ReadAs::Refused);
-  if (items.empty()) refusedNext_ = now;
-  return items;
-}
-
-std::vector<ItemPtr> Parking::itemsOf(std::vector<Row> rows, ReadAs readAs) {
-  std::vector<ItemPtr> items;
-  items.reserve(rows.size());
-  for (Row& row : rows) {
-    const std::int64_t id = row.id;
-    auto item = itemFrom(row);
-    if (auto* ready = std::get_if<ItemPtr>(&item)) {
-      (*ready)->readAs = readAs;
-      items.push_back(std::move(*ready));
-    } else {
-      changes_.retried.push_back({id, std::get<amqp::Problem>(item).reason, 0});
-    }
-  }
-  return items;
-}
-
-bool Parking::changed() const {
-  return !changes_.park.empty() || !changes_.unpark.empty() || !changes_.retried.empty();
+void Parking::release(const std::string& key, std::uint64_t askedAt) {
+  const auto held = keys_.find(key);
+  if (held != keys_.end() && held->second.serial <= askedAt) keys_.erase(held);
 }
 
 }  // namespace pillion::relay

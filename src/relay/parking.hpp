@@ -2,102 +2,146 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <map>
 #include <optional>
 #include <pillion/relay.hpp>
-#include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "base/backoff.hpp"
+#include "amqp/channel.hpp"
 #include "base/clock.hpp"
-#include "outbox/event_log.hpp"
-#include "relay/pipeline.hpp"
-#include "relay/unroutable_types.hpp"
+#include "outbox/parked.hpp"
+#include "relay/sick_types.hpp"
+#include "relay/unsettled.hpp"
 
 namespace pillion::relay {
 
-/// The events that could not be published when it was their turn, and what waits behind them.
-///
-/// Reasons, as stored: `unroutable` (no queue took it; probed, one per type), `refused` (the broker
-/// closed the channel over it; tried again now and then), `invalid` and the like (no message can be
-/// made of it), `suspect` (relays ended over it), `held` (an earlier event of its key is parked and
-/// holds it; follows as soon as that is published, or discarded by an operator).
-///
-/// Keeps what is to be written with the next checkpoint, and reads parked events back when they are
-/// due. One thread.
+/// Which events hold their key when they are parked and the reason leaves it open: those of some
+/// types, or all.
+struct HoldPolicy {
+  bool everything = false;
+  std::vector<std::string> types;  // topic patterns
+
+  [[nodiscard]] bool holds(const std::string& type) const;
+};
+
+/// As much of an event as parking it needs.
+struct ParkedAs {
+  std::int64_t id = 0;
+  int lane = 0;
+  std::string_view type;
+  std::string_view key;  // empty: none
+};
+
+/// What a closed channel means for the one message that was in flight on it.
+outbox::Reason reasonOf(const amqp::ChannelClosed& closed);
+
+/// Decides which events leave the main road, what that means for others, and what the next
+/// checkpoint writes of it. No I/O but log lines.
 class Parking {
  public:
   using Boot = base::Clock::Boot;
 
-  Parking(outbox::EventLog& log, const RelayOptions& options, const base::Clock& clock);
+  Parking(const RelayOptions& options, const base::Clock& clock);
 
-  void addLanes(outbox::Lanes lanes);
+  /// What was found parked of lanes that were taken over; and those lanes are given away.
+  void addLanes(outbox::ParkedSummary parked);
   void dropLanes(outbox::Lanes lanes);
 
-  /// For an event from the log: the reason to park it unsent, so that it does not overtake one that
-  /// is parked.
-  [[nodiscard]] std::optional<std::string> reasonToPark(const Item& item) const;
-  void park(const Item& item, const std::string& reason, int attempts);
+  // The main road.
 
-  /// For an event that was parked: must it go back unsent, since an older one of those read with it
-  /// has come back?
-  [[nodiscard]] bool mustGoBack(const Item& item) const;
-  void goBack(const Item& item);
-  /// It was sent, and published; or it had expired and was not; or it came back for a reason.
-  void published(const Item& item);
-  void expired(const Item& item);
-  void cameBack(const Item& item, const std::string& reason);
+  /// What becomes of an event that is ready to be sent.
+  enum class Before {
+    Send,
+    Park,    // for a reason that was there before it
+    Wait,    // soon it may be sent, see `follow`
+    Settled  // it is parked already: a relay before this one did not get further
+  };
+  [[nodiscard]] Before before(const Item& item) const;
+  /// Parks one that is not to be sent, for the reason that was there before it.
+  void parkUnsent(const Item& item);
+  /// Parks one that was tried, or cannot be.
+  void park(const ParkedAs& event, outbox::Reason reason, int attempts);
 
-  /// Has the type's queue been missing so far?
-  [[nodiscard]] bool knowsUnroutable(const std::string& type) const {
-    return unroutable_.contains(type);
+  // The second road: events that were parked.
+
+  /// It is published, or gone for another good reason.
+  void settled(const Item& item);
+  /// It stays parked after another attempt, for this reason.
+  void retried(const Item& item, outbox::Reason reason);
+  /// The first event of a held key waits for nothing but its type. As long as that is sick, the
+  /// event is parked for the reason that the type has by now, and what that means for the key
+  /// follows from it. True when something can be sent.
+  bool isHead(const std::string& key, const outbox::ParkedAnswer::Head& head);
+  /// It stays for good: no message can be made of it, or relays have ended over it.
+  void giveUp(const outbox::ParkedRow& row, outbox::Reason reason);
+  /// Nothing of the type is parked that could be sent; it is healthy.
+  void recovered(const std::string& type);
+
+  /// While the second road sends the last of what is parked, the main road keeps what would have to
+  /// be parked behind it: else there would be no last one where events flow all the time.
+  void follow(bool on) { following_ = on; }
+  [[nodiscard]] bool following() const { return following_; }
+  /// Grows when something is parked that the second road may send by now.
+  [[nodiscard]] std::uint64_t parkedMovable() const { return movable_; }
+
+  [[nodiscard]] SickTypes& types() { return types_; }
+  [[nodiscard]] const SickTypes& types() const { return types_; }
+
+  /// Some of the held keys, other ones each time, at most so many.
+  std::vector<std::string> someHeldKeys(std::size_t most);
+  [[nodiscard]] bool anyHeldKey() const { return !keys_.empty(); }
+  [[nodiscard]] bool holds(const std::string& key) const { return keys_.contains(key); }
+  /// Nothing in the database holds these keys, as it was asked when `serial()` was this.
+  void release(const std::string& key, std::uint64_t askedAt);
+  [[nodiscard]] std::uint64_t serial() const { return serial_; }
+
+  /// Is the time of the next refused one to be thought of?
+  [[nodiscard]] bool anyRefused() const { return anyRefused_; }
+  void foundNoRefused() { anyRefused_ = false; }
+
+  /// Says every few minutes which types are still sick.
+  void remind(Boot now);
+
+  [[nodiscard]] const outbox::ParkedChanges& changes() const { return changes_; }
+  /// Would reading the parked events show something untrue?
+  [[nodiscard]] bool mustBeWritten() const {
+    return !changes_.park.empty() || !changes_.settled.empty() || otherKind_;
+  }
+  outbox::ParkedChanges takeChanges() {
+    otherKind_ = false;
+    return std::exchange(changes_, {});
   }
 
-  /// When `fetch` has something to do next.
-  [[nodiscard]] std::optional<Boot> nextDue() const;
-  /// The parked events that are to be sent now. What has changed must have been written before.
-  std::vector<ItemPtr> fetch(Boot now, outbox::Lanes lanes);
-
-  [[nodiscard]] bool changed() const;
-  [[nodiscard]] std::size_t parkedUnwritten() const { return changes_.park.size(); }
-  outbox::ParkedChanges takeChanges() { return std::exchange(changes_, {}); }
-
  private:
-  /// A key with events that are held, or hold others.
+  /// A key with parked events that hold it.
   struct HeldKey {
     int lane = 0;
-    /// The oldest parked one. Events before it, which are read again after a crash, do not wait.
-    std::int64_t firstId = std::numeric_limits<std::int64_t>::max();
-    std::size_t onTheirWay = 0;
-    bool anyCameBack = false;  // among those read last
+    std::int64_t firstId = 0;  // events before it, which are read again after a crash, do not wait
+    std::size_t events = 0;
+    std::uint64_t serial = 0;  // of the latest
   };
 
-  std::vector<ItemPtr> fetchUnroutable(const UnroutableTypes::Due& due, outbox::Lanes lanes);
-  std::vector<ItemPtr> fetchHeld();
-  std::vector<ItemPtr> fetchRefused(Boot now, outbox::Lanes lanes);
-  std::vector<ItemPtr> itemsOf(std::vector<Row> rows, ReadAs readAs);
-  void holdKey(const std::string& key, int lane, std::int64_t id);
-  void leaveHeld(const Item& item, bool holdsOthers);
-  void release(const std::string& key);
-  void remove(const Item& item);
-  void checkHeldKeys(Boot now);
+  [[nodiscard]] bool holdsKey(outbox::Reason reason, const std::string& type) const;
+  [[nodiscard]] const HeldKey* holding(const Item& item) const;
+  void hold(const std::string& key, int lane, std::int64_t id);
+  void unhold(const std::string& key);
+  void noteSick(const std::string& type, outbox::Reason reason);
 
-  outbox::EventLog& log_;
-  const RelayOptions& options_;
   const base::Clock& clock_;
-  outbox::HoldPolicy hold_;
-  UnroutableTypes unroutable_;
-  std::map<std::string, HeldKey> heldKeys_;
-  std::set<std::string> dueKeys_;  // of those: the oldest parked event may only have waited
-  Boot nextHeldCheck_{0};
-  std::string lastChecked_;          // a key
-  std::optional<Boot> refusedNext_;  // nothing: none is parked as refused, or one is on its way
-  std::int64_t refusedAfter_ = 0;    // id of the one that was tried last
-  base::Backoff refusedBackoff_;
+  HoldPolicy policy_;
+  SickTypes types_;
+  std::unordered_map<std::string, HeldKey> keys_;
+  std::string lastLookedAfter_;
+  std::vector<std::int64_t> ahead_;  // sorted ids of parked events that will be read once more
+  bool anyRefused_ = false;
+  bool following_ = false;
+  std::uint64_t movable_ = 0;
+  std::uint64_t serial_ = 0;
+  Boot nextReminder_{0};
   outbox::ParkedChanges changes_;
+  bool otherKind_ = false;  // one of them is parked for a reason of another kind than before
 };
 
 }  // namespace pillion::relay

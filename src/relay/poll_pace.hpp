@@ -17,11 +17,15 @@ class PollPace {
   PollPace(std::chrono::milliseconds first, std::chrono::milliseconds most)
       : first_(first), most_(std::max(first, most)), interval_(first) {}
 
+  /// `more`: there is more to read at once. That is a backlog, which says nothing of how events
+  /// come now.
   void foundEvents(Boot now, bool more) {
+    next_ = now;
+    if (more) return;
     gap_ = (3 * gap_ + std::min(now - lastFound_, kFlowing)) / 4;
     lastFound_ = now;
     interval_ = std::clamp(gap_ / 4, first_ / 2, first_);
-    next_ = more ? now : now + interval_;
+    next_ = now + interval_;
   }
 
   void foundNothing(Boot now) {

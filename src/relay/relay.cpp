@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <mutex>
 #include <pillion/error.hpp>
 #include <pillion/event.hpp>
 #include <pillion/log.hpp>
@@ -10,10 +9,11 @@
 
 #include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
+#include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/identifier.hpp"
-#include "relay/session.hpp"
+#include "relay/supervisor.hpp"
 
 namespace pillion {
 namespace {
@@ -32,7 +32,7 @@ void validate(const RelayOptions& options) {
   requirePositive(options.pollFirst > milliseconds(0), "pollFirst");
   requirePositive(options.checkpointEvery > milliseconds(0), "checkpointEvery");
   requirePositive(options.renewEvery > milliseconds(0), "renewEvery");
-  requirePositive(options.unroutableFirst > milliseconds(0), "unroutableFirst");
+  requirePositive(options.probeFirst > milliseconds(0), "probeFirst");
   requirePositive(options.notifyPoll > milliseconds(0), "notifyPoll");
   requirePositive(options.refusedFirst > milliseconds(0), "refusedFirst");
   for (const std::string& pattern : options.holdTypes) {
@@ -52,12 +52,12 @@ struct Relay::State {
   RelayOptions options;
   base::WakeEvent wake;
   relay::Counters counters;
-  std::mutex mutex;
-  std::jthread thread;  // guarded by mutex
+  base::Mutex mutex;
+  std::jthread thread PILLION_GUARDED_BY(mutex);
 
-  void loop(const std::stop_token& stop, relay::Session& session) {
+  void loop(const std::stop_token& stop, relay::Supervisor& supervisor) {
     try {
-      session.serve(stop);
+      supervisor.serve(stop);
     } catch (const std::exception& error) {
       logger()->critical("relay '{}' ended: {}", options.name, error.what());
     }
@@ -82,18 +82,19 @@ std::unique_ptr<Relay> Relay::create(RelayOptions options) {
 }
 
 void Relay::start() {
-  const std::scoped_lock lock(state_->mutex);
+  const base::MutexLock lock(state_->mutex);
   if (state_->thread.joinable()) return;
-  auto session = std::make_shared<relay::Session>(state_->options, state_->counters, state_->wake);
-  session->open();
-  state_->thread = std::jthread([this, session](const std::stop_token& stop) {
+  auto supervisor =
+      std::make_shared<relay::Supervisor>(state_->options, state_->counters, state_->wake);
+  supervisor->open();
+  state_->thread = std::jthread([this, supervisor](const std::stop_token& stop) {
     const std::stop_callback wakeUp(stop, [this] { state_->wake.signal(); });
-    state_->loop(stop, *session);
+    state_->loop(stop, *supervisor);
   });
 }
 
 void Relay::stop() {
-  const std::scoped_lock lock(state_->mutex);
+  const base::MutexLock lock(state_->mutex);
   if (!state_->thread.joinable()) return;
   state_->thread.request_stop();
   state_->thread.join();
@@ -102,9 +103,9 @@ void Relay::stop() {
 
 void Relay::run(std::stop_token stop) {
   const std::stop_callback wakeUp(stop, [this] { state_->wake.signal(); });
-  relay::Session session(state_->options, state_->counters, state_->wake);
-  session.open();
-  session.serve(stop);
+  relay::Supervisor supervisor(state_->options, state_->counters, state_->wake);
+  supervisor.open();
+  supervisor.serve(stop);
 }
 
 void Relay::wake() noexcept {

@@ -5,7 +5,6 @@
 #include "consumer_fixture.hpp"
 #include "event/event_id.hpp"
 #include "inbox/postgres_inbox.hpp"
-#include "migrate/migration_table.hpp"
 
 namespace pillion::test {
 namespace {
@@ -160,6 +159,36 @@ TEST_CASE("an event from further in the future than clocks can differ is dead-le
   auto message = goodMessage();
   message.messageId = idOfAge(-hours(30));
   checkDies(message, "outside-dedupe-window", "");
+}
+
+TEST_CASE("an event that was due twenty days after it was written is applied by every consumer") {
+  const World world;
+  const auto publisher =
+      EventPublisher::create("test-service", {.database = world.database.options()});
+  auto options = world.consumerOptions();
+  options.dedupeWindow = hours(24);  // the shortest
+  const auto consumer = journalConsumer(options, "patient");
+  consumer->start();
+  publisher->publish(
+      numberedEvents(1)[0].setDeliverAt(std::chrono::system_clock::now() + hours(20 * 24)));
+  world.database.execute(
+      "select pillion.publish('order.placed', '{\"n\": 2}', source => 's',"
+      " deliver_at => now() + interval '20 days')");
+  REQUIRE(world.database.count("select count(*) from pillion.scheduled") == 2);
+  // Twenty days pass for the rows: all times in them, that of the id too, are so much earlier.
+  world.database.execute(
+      "update pillion.scheduled s set deliver_at = deliver_at - interval '20 days', event_id ="
+      " (lpad(to_hex(('x' || lpad(left(r.id, 12), 16, '0'))::bit(64)::bigint - 1728000000), 12, "
+      "'0')"
+      " || substr(r.id, 13))::uuid"
+      " from (select id as row_id, replace(event_id::text, '-', '') as id from pillion.scheduled) r"
+      " where r.row_id = s.id");
+  const auto relay = Relay::create(relayOptions(world.database, world.exchange));
+  relay->start();
+  CHECK(eventually(
+      20s, [&] { return consumer->stats().applied + consumer->stats().deadLettered == 2; }));
+  CHECK(consumer->stats().deadLettered == 0);
+  CHECK(world.journal() == 2);
 }
 
 TEST_CASE("an event at the far end of the dedupe window is applied once") {
@@ -330,17 +359,10 @@ TEST_CASE("a consumer deletes its own ids, and others' only when they are older 
       "insert into pillion.inbox (consumer, event_id, source, applied_at) select c,"
       " gen_random_uuid(), 's', now() - d * interval '1 day' from unnest(array['memory', 'longer',"
       " 'gone']) c, unnest(array[13, 15, 21]) d");
-  memory.world.database.execute(
-      "insert into pillion.inbox_sourceless (consumer, event_id, moved_at) select consumer,"
-      " event_id, applied_at from pillion.inbox");
   while (memory.inbox.forgetOld()) {
   }
-  for (const std::string table : {"inbox_other", "inbox_sourceless"}) {
-    CAPTURE(table);
-    CHECK(memory.world.database.query("select string_agg(consumer, ' ' order by consumer) from"
-                                      " pillion." +
-                                      table) == "gone gone longer longer memory");
-  }
+  CHECK(memory.world.database.query("select string_agg(consumer, ' ' order by consumer) from"
+                                    " pillion.inbox_other") == "gone gone longer longer memory");
 }
 
 TEST_CASE("one id from two sources is two events, and from one source it is one") {
@@ -350,46 +372,6 @@ TEST_CASE("one id from two sources is two events, and from one source it is one"
   CHECK(memory.apply(id, "forger"));
   CHECK_FALSE(memory.apply(id, "order-service"));
   CHECK_FALSE(memory.apply(id, "forger"));
-}
-
-TEST_CASE("an id that was recorded before sources were is a duplicate from any source") {
-  Memory memory;
-  const std::string id = idOfAge(hours(1));
-  memory.world.database.execute(
-      "insert into pillion.inbox_sourceless (consumer, event_id) values ('memory', '" + id + "')");
-  CHECK_FALSE(memory.apply(id, "order-service"));
-  memory.world.database.execute(
-      "update pillion.inbox_sourceless set moved_at = now() - interval '15 days'");
-  memory.inbox.forgetOld();
-  CHECK(memory.apply(id, "order-service"));
-}
-
-TEST_CASE("ids from before sources were remembered survive the migration, of both versions") {
-  const TestDatabase old("pillion", /*migrated=*/false);
-  const std::string young = idOfAge(hours(1));
-  const std::string aged = idOfAge(hours(13 * 24));
-  const std::string random = "9b2d0c1e-6a53-4c51-8f4e-2f1f6f0f4a11";
-  {
-    auto connection = old.connect();
-    pqxx::work tx{connection};
-    migrate::lockAndCreate(tx, "pillion");
-    for (const Migration& migration : Migrator::known()) {
-      if (migration.version <= 4) migrate::apply(tx, "pillion", migration);
-    }
-    for (const std::string& id : {young, aged, random}) {
-      tx.exec_params("insert into pillion.inbox (consumer, event_id) values ('memory', $1)", id);
-    }
-    tx.commit();
-  }
-  Migrator(old.options()).migrate();
-  inbox::PostgresInbox inbox(old.options(), "memory", hours(14 * 24));
-  inbox::PostgresInbox other(old.options(), "other", hours(14 * 24));
-  for (const std::string& id : {young, aged, random}) {
-    CAPTURE(id);
-    CHECK(claimOf(*inbox.begin(), id, "order-service") == inbox::Claim::Duplicate);
-    CHECK(claimOf(*other.begin(), id, "order-service") == inbox::Claim::New);
-  }
-  CHECK(claimOf(*inbox.begin(), idOfAge(hours(1)), "order-service") == inbox::Claim::New);
 }
 
 namespace {

@@ -7,6 +7,7 @@
 
 #include "base/failpoint.hpp"
 #include "consumer_fixture.hpp"
+#include "support/tcp_gate.hpp"
 
 namespace pillion::test {
 namespace {
@@ -417,6 +418,81 @@ TEST_CASE("a message that cannot be parked is copied twice at most, however long
   CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
   CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
   CHECK(Servers::mq().queueDepth("siege.events.dead") <= 2);
+}
+
+TEST_CASE("a given-up event that PostgreSQL does not let go adds no letter, and waits alone") {
+  const World world;
+  const LogCapture log;
+  world.database.execute(
+      "create sequence public.refusals; create function public.refuse() returns trigger language"
+      " plpgsql as $$ begin perform nextval('public.refusals'); raise 'not this one'; end $$;"
+      " create trigger kept before delete on pillion.inbox_parked for each row execute function"
+      " public.refuse()");
+  const auto consumer = EventConsumer::create("kept", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+    if (event.key() == "bad") throw RejectEvent("bad");
+    writeJournal(event, tx);
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1, "bad"));
+  REQUIRE(eventually(
+      30s, [&] { return world.database.count("select last_value from public.refusals") >= 3; }));
+  send(world.exchange, numberedEvents(5, "good"));
+  CHECK(eventually(20s, [&] { return world.journal() == 5; }));
+  CHECK(Servers::mq().queueDepth("kept.events.dead") == 0);
+  CHECK(log.count("cannot go to the dead-letter queue: ") == 1);
+  world.database.execute("drop trigger kept on pillion.inbox_parked");
+  CHECK(eventually(20s, [&] { return world.parked() == 0; }));
+  CHECK(Servers::mq().queueDepth("kept.events.dead") == 1);
+}
+
+TEST_CASE("letters that the dead-letter queue does not take make few connections, and then go") {
+  const World world;
+  const LogCapture log;
+  support::TcpGate gate(Servers::mq().port());
+  auto options = world.consumerOptions();
+  options.workers = 1;
+  const auto rejecting = [&] {
+    auto consumer = EventConsumer::create("choked", {"#"}, options);
+    consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+      if (event.key() == "bad") throw RejectEvent("bad");
+      writeJournal(event, tx);
+    });
+    consumer->start();
+    return consumer;
+  };
+  rejecting()->stop();  // it has declared the queues
+  options.broker.declareTopology = false;
+  options.broker.url = "amqp://guest:guest@127.0.0.1:" + std::to_string(gate.port());
+  const auto consumer = rejecting();
+  Servers::mq().deleteQueue("choked.events.dead");
+  send(world.exchange, numberedEvents(40, "bad"));
+  send(world.exchange, numberedEvents(5, "good"));
+  CHECK(eventually(20s, [&] { return world.journal() == 5 && world.parked() == 40; }));
+  REQUIRE(eventually(20s, [&] { return log.count("takes no message") == 1; }));
+  CHECK(holdsFor(3s, [&] { return gate.accepted() < 10; }));
+  declareOnly(world, "choked");
+  CHECK(eventually(60s, [&] { return world.parked() == 0; }));
+  CHECK(Servers::mq().queueDepth("choked.events.dead") == 40);
+}
+
+TEST_CASE("a letter whose timestamp is in milliseconds is as old as it is") {
+  Scene scene("metric");
+  // As the broker moves them there itself: without a time of their death.
+  std::vector<amqp::Message> letters;
+  for (const std::uint64_t timestamp :
+       {std::uint64_t{1'785'542'400'000}, std::uint64_t{18'000'000'000'000'000}, ~std::uint64_t{0},
+        std::uint64_t{1'000'000'000}}) {
+    letters.push_back(messageOf(numberedEvents(1)[0]));
+    letters.back().headers.clear();
+    letters.back().timestamp = timestamp;
+    letters.back().routingKey = scene.consumer->queue() + ".dead";
+  }
+  send("", letters);
+  REQUIRE(eventually(20s, [&] { return scene.letters() == 4; }));
+  const auto said = dead(scene.world, "discard", "metric", {"--older-than", "3650d"});
+  CHECK(said.text.find("1 of 4") != std::string::npos);  // that of 2001
+  CHECK(scene.letters() == 3);
 }
 
 TEST_CASE("an event outside of the window is applied only when its redrive says so") {

@@ -345,6 +345,61 @@ TEST_CASE("a server that is away is exit code 1 and not 2") {
   }
 }
 
+namespace {
+
+/// A limit on connections, which is an operator's `alter …` away from being none. It does not bind
+/// superusers, so the programs are of a role that has the rights of one and is none.
+void checkConnectionLimit(const std::string& what, const std::string& hint) {
+  const std::string role = uniqueName("limited");
+  const World world;
+  const auto alter = [&](const std::string& limit) {
+    world.database.execute("alter " + what + " \"" +
+                           (what == "role" ? role : world.database.name()) +
+                           "\" connection limit " + limit);
+  };
+  world.database.execute("create role \"" + role + "\" login password '" + kCanary + "' in role " +
+                         support::PostgresServer::kUser);
+  const std::string url = Servers::pg().urlAs(role, kCanary, world.database.name());
+  alter("0");
+  const auto ended = pillion({"status"}, environmentWith(world, "PILLION_DATABASE_URL", url));
+  CAPTURE(ended.output);
+  CHECK(ended.status == 1);
+  CHECK(ended.output.find(hint) != std::string::npos);
+
+  const LogCapture log;
+  auto options = world.consumerOptions();
+  options.database.url = url;
+  const auto consumer = journalConsumer(options, "limited");
+  REQUIRE_NOTHROW(consumer->start());
+  CHECK(eventually(20s, [&] { return log.count(hint) > 0; }));
+  alter("-1");
+  REQUIRE(eventually(20s, [&] { return Servers::mq().queueExists(consumer->queue()); }));
+  const auto events = numberedEvents(2);
+  send(world.exchange, events[0]);
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+
+  const auto seen = log.count(" waits: ");
+  alter("0");
+  world.database.execute(
+      "select pg_terminate_backend(pid) from pg_stat_activity where usename = '" + role + "'");
+  send(world.exchange, events[1]);
+  CHECK(eventually(20s, [&] { return log.count(" waits: ") > seen; }));
+  CHECK(world.journal() == 1);
+  alter("-1");
+  CHECK(eventually(20s, [&] { return world.journal() == 2; }));
+  CHECK(consumer->stats().deadLettered == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a role with no connection left is waited for, at the start and later") {
+  checkConnectionLimit("role", "too many connections for role");
+}
+
+TEST_CASE("a database with no connection left is waited for, at the start and later") {
+  checkConnectionLimit("database", "too many connections for database");
+}
+
 TEST_CASE("a wrong command line is exit code 2 and help is 0") {
   const std::string help = outputOf({"--help"}, {});
   for (const std::string word : {"relay", "migrate", "status", "PILLION_DATABASE_URL",

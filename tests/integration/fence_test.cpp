@@ -139,11 +139,8 @@ struct TwoLogs {
   outbox::PostgresEventLog second{options("second")};
 
   [[nodiscard]] outbox::EventLogOptions options(const std::string& name) const {
-    return {.database = database.options(),
-            .relayName = name,
-            .lease = 60s,
-            .pageEvents = 100,
-            .pageBytes = 1'000'000};
+    return {
+        .database = database.options(), .relayName = name, .lease = 60s, .pageBytes = 1'000'000};
   }
   void write(int events) const {
     for (int n = 0; n < events; ++n) {
@@ -164,9 +161,9 @@ struct TwoLogs {
   }
 };
 
-std::vector<outbox::Park> parkAll(const outbox::Page& page, const std::string& reason) {
+std::vector<outbox::Park> parkAll(const outbox::Page& page, outbox::Reason reason) {
   std::vector<outbox::Park> parked;
-  for (const Row& row : page.rows) parked.push_back({row.id, reason, 1});
+  for (const Row& row : page.rows) parked.push_back({row.id, reason, 1, false});
   return parked;
 }
 
@@ -176,18 +173,18 @@ TEST_CASE("a checkpoint with a lease that ran out and lanes that were taken over
   TwoLogs logs;
   logs.write(20);
   const outbox::Cursor mine = TwoLogs::takeAll(logs.first);
-  const outbox::Page early = logs.first.fetch(mine);
+  const outbox::Page early = logs.first.fetch(mine, 100);
   REQUIRE(early.rows.size() == 20);
 
   logs.endLeases();
   const outbox::Cursor theirs = TwoLogs::takeAll(logs.second);
-  const outbox::Page taken = logs.second.fetch(theirs);
-  REQUIRE(taken.rows.size() == 20);
-  outbox::Checkpoint further{.cursor = taken.after, .cursorMoved = true, .give = {}, .parked = {}};
-  further.parked.park = {{taken.rows[0].id, "refused", 1}};
-  REQUIRE(logs.second.checkpoint(further));
+  const outbox::Page page = logs.second.fetch(theirs, 100);
+  REQUIRE(page.rows.size() == 20);
+  outbox::Checkpoint further{.cursor = page.after, .cursorMoved = true, .give = {}, .parked = {}};
+  further.parked.park = {{page.rows[0].id, outbox::Reason::Refused, 1, false}};
+  REQUIRE(taken(logs.second, further));
   logs.write(5);
-  const outbox::Page late = logs.first.fetch(early.after);
+  const outbox::Page late = logs.first.fetch(early.after, 100);
   REQUIRE(late.rows.size() == 5);
 
   const std::string before = cursorRows(logs.database);
@@ -207,30 +204,29 @@ TEST_CASE("a checkpoint with a lease that ran out and lanes that were taken over
   SUBCASE("events to be parked and others to be removed") {
     refused.cursor = late.after;
     refused.cursorMoved = true;
-    refused.parked.park = parkAll(late, "unroutable");
-    refused.parked.unpark = {taken.rows[0].id};
+    refused.parked.park = parkAll(late, outbox::Reason::Unroutable);
+    refused.parked.settled = {1};
   }
   SUBCASE("an event that was tried again") {
-    refused.parked.retried = {{taken.rows[0].id, "unroutable", 1}};
+    refused.parked.retried = {{1, outbox::Reason::Unroutable, true}};
   }
-  CHECK_FALSE(logs.first.checkpoint(refused));
-  logs.first.suspect(late.rows[0].id);
+  CHECK_FALSE(taken(logs.first, refused));
+  logs.first.noteInHand(late.rows[0].id);
   CHECK(cursorRows(logs.database) == before);
   // Whoever has the lanes goes on undisturbed.
-  outbox::Checkpoint next{.cursor = taken.after, .cursorMoved = true, .give = {}, .parked = {}};
-  CHECK(logs.second.checkpoint(next));
+  outbox::Checkpoint next{.cursor = page.after, .cursorMoved = true, .give = {}, .parked = {}};
+  CHECK(taken(logs.second, next));
   logs.first.release();
-  CHECK(logs.second.checkpoint(next));
+  CHECK(taken(logs.second, next));
 }
 
 TEST_CASE("a lease that ran out and that nobody took over is renewed by the next checkpoint") {
   TwoLogs logs;
   logs.write(5);
   const outbox::Cursor mine = TwoLogs::takeAll(logs.first);
-  const outbox::Page page = logs.first.fetch(mine);
+  const outbox::Page page = logs.first.fetch(mine, 100);
   logs.endLeases();
-  CHECK(
-      logs.first.checkpoint({.cursor = page.after, .cursorMoved = true, .give = {}, .parked = {}}));
+  CHECK(taken(logs.first, {.cursor = page.after, .cursorMoved = true, .give = {}, .parked = {}}));
   CHECK(logs.second.balance().taken.lanes() == 0);
   CHECK(readOutboxStatus(logs.database.options()).pending == 0);
 }
@@ -239,7 +235,7 @@ TEST_CASE("a relay whose lanes were taken over in part is fenced for the rest of
   TwoLogs logs;
   logs.write(20);
   outbox::Cursor mine = TwoLogs::takeAll(logs.first);
-  outbox::Page page = logs.first.fetch(mine);
+  outbox::Page page = logs.first.fetch(mine, 100);
   REQUIRE(page.rows.size() == 20);
   // Two are there when the lease runs out, so that the first of them takes a half.
   outbox::PostgresEventLog third(logs.options("third"));
@@ -256,7 +252,7 @@ TEST_CASE("a relay whose lanes were taken over in part is fenced for the rest of
   const outbox::Cursor kept = page.after.take(~lost);
   REQUIRE(kept.lanes() == ~lost);
   const auto refused = [&](const outbox::Checkpoint& checkpoint) {
-    return !logs.first.checkpoint(checkpoint);
+    return !taken(logs.first, checkpoint);
   };
   CHECK(refused({.cursor = {}, .cursorMoved = false, .give = {}, .parked = {}}));
   CHECK(refused({.cursor = kept, .cursorMoved = true, .give = {}, .parked = {}}));

@@ -28,6 +28,12 @@ Servers& Servers::instance() {
   return *holder();
 }
 
+void Servers::startWithoutRabbit() {
+  if (holder()) return;
+  holder() = std::make_unique<Servers>();
+  holder()->postgres = std::make_unique<support::PostgresServer>(holder()->directory / "postgres");
+}
+
 void Servers::shutDown() {
   holder().reset();
 }
@@ -44,8 +50,12 @@ TestDatabase::TestDatabase(const std::string& schema, bool migrated)
 }
 
 BrokerOptions brokerOptions(const std::string& exchange) {
+  return brokerOptionsAt(Servers::mq(), exchange);
+}
+
+BrokerOptions brokerOptionsAt(const support::RabbitServer& broker, const std::string& exchange) {
   BrokerOptions options;
-  options.url = Servers::mq().url();
+  options.url = broker.url();
   options.exchange = exchange;
   options.reconnectFirst = 50ms;
   options.reconnectMost = 500ms;
@@ -57,8 +67,8 @@ RelayOptions relayOptions(const DatabaseOptions& database, const std::string& ex
   options.database = database;
   options.broker = brokerOptions(exchange);
   options.name = "test relay";
-  options.unroutableFirst = 50ms;
-  options.unroutableMost = 200ms;
+  options.probeFirst = 50ms;
+  options.probeMost = 200ms;
   return options;
 }
 
@@ -120,6 +130,15 @@ std::map<std::string, int> lanesPerHolder(const TestDatabase& database) {
   std::map<std::string, int> lanes;
   for (const auto& lane : readOutboxStatus(database.options()).lanes) ++lanes[lane.holder];
   return lanes;
+}
+
+bool taken(outbox::EventLog& log, const outbox::Checkpoint& checkpoint) {
+  try {
+    log.checkpoint(checkpoint);
+    return true;
+  } catch (const outbox::LeaseLost&) {
+    return false;
+  }
 }
 
 bool drained(const TestDatabase& database) {

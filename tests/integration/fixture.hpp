@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <outbox/event_log.hpp>
 #include <pillion/pillion.hpp>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ struct Servers {
   std::unique_ptr<support::RabbitServer> rabbit;
 
   static Servers& instance();
+  /// PostgreSQL alone, for a program that has brokers of its own: to be called before the others.
+  static void startWithoutRabbit();
   static support::PostgresServer& pg() { return *instance().postgres; }
   static support::RabbitServer& mq() { return *instance().rabbit; }
   /// Ends both; called by the test program's main after the last test.
@@ -71,6 +74,7 @@ class TestDatabase {
 
 /// Quick to reconnect, so that tests are.
 BrokerOptions brokerOptions(const std::string& exchange);
+BrokerOptions brokerOptionsAt(const support::RabbitServer& broker, const std::string& exchange);
 
 /// Relay options for this database and exchange, with quick retries.
 RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange);
@@ -117,6 +121,9 @@ std::map<std::string, std::string> environmentFor(const TestDatabase& database,
 
 /// Who has how many lanes; "" for free ones.
 std::map<std::string, int> lanesPerHolder(const TestDatabase& database);
+
+/// Did the log take the checkpoint? Not when its lease is lost.
+bool taken(outbox::EventLog& log, const outbox::Checkpoint& checkpoint);
 
 /// Nothing pending and nothing parked, by the outbox's own tables.
 bool drained(const TestDatabase& database);

@@ -13,18 +13,15 @@ using namespace pillion::test;
 TEST_CASE("a writer that took its transaction id while the flag went up is seen by the next look") {
   const TestDatabase database;
   database.execute(
-      "select pillion.enable_notify();"
+      "select pillion.enable_notify(true);"
       // As it is, but that it waits between taking a transaction id, which setval() does first, and
       // setting the flag.
       "create or replace function pillion.raise_idle_flag() returns void language plpgsql as $$ "
       "begin"
       " perform pg_current_xact_id(); perform pg_advisory_xact_lock_shared(7);"
       " perform setval('pillion.idle_flag', 1); end $$");
-  outbox::PostgresEventLog log({.database = database.options(),
-                                .relayName = "test",
-                                .lease = 15s,
-                                .pageEvents = 100,
-                                .pageBytes = 1'000'000});
+  outbox::PostgresEventLog log(
+      {.database = database.options(), .relayName = "test", .lease = 15s, .pageBytes = 1'000'000});
   const outbox::Cursor cursor = log.balance().taken;
   auto gate = database.connect();
   pqxx::work gateTx{gate};
@@ -42,7 +39,7 @@ TEST_CASE("a writer that took its transaction id while the flag went up is seen 
   gateTx.commit();
   raised.get();
   CHECK(database.count("select last_value from pillion.idle_flag") == 1);
-  const outbox::Page look = log.fetch(cursor);
+  const outbox::Page look = log.fetch(cursor, 100);
   CHECK(look.rows.empty());
   for (const outbox::Position& position : look.after.positions) {
     const auto& writers = position.done.inProgress;

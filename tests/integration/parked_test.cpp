@@ -1,5 +1,7 @@
 #define PILLION_TEST_MAIN
+#include <algorithm>
 #include <csignal>
+#include <numeric>
 #include <set>
 
 #include "fixture.hpp"
@@ -133,7 +135,7 @@ TEST_CASE("a refused event is tried again and published when the broker takes it
   CHECK(numbersOf(queue.read(1)) == std::vector<int>{2});
   CHECK(eventually(15s, [&] {
     return setup.database.count(
-               "select max(attempts) from pillion.parked where reason ="
+               "select coalesce(max(attempts), 0) from pillion.parked where reason ="
                " 'refused'") >= 2;
   }));
   MessageLimit::set(10'000'000);
@@ -160,17 +162,17 @@ TEST_CASE("an event over which relays end is parked as suspect, and the others g
   TestQueue queue(setup.exchange);
   for (int n = 1; n <= 20; ++n) setup.publish("product.created", n, "k");
   // Each of them ends when it has put its first message on the wire.
-  for (int relay = 1; relay <= 5; ++relay) {
+  for (int relay = 1; relay <= 6; ++relay) {
     CAPTURE(relay);
     auto doomed = startRelayProcess(setup.database, setup.exchange, "relay.publishing=kill@1");
     CHECK(doomed.waitFor(20s) == 128 + SIGKILL);
   }
   auto next = startRelayProcess(setup.database, setup.exchange);
-  CHECK(setup.parkedBecomes("suspect:5"));
+  CHECK(setup.parkedBecomes("suspect:6"));
   std::set<int> arrived;
   CHECK(eventually(20s, [&] {
     for (const int n : numbersOf(queue.readFor(100ms))) arrived.insert(n);
-    return arrived.size() == 20;  // the suspect, too: each of the five had sent it
+    return arrived.size() == 20;  // the suspect, too: each of the six had sent it
   }));
   CHECK(setup.nothingPending());
   CHECK(next.terminate(10s) == 0);
@@ -193,4 +195,107 @@ TEST_CASE("relays that were killed where nothing was wrong park nothing") {
   CHECK(setup.nothingPending());
   CHECK(setup.parked().empty());
   CHECK(last.terminate(10s) == 0);
+}
+
+namespace {
+
+/// Pairs that have nothing of their own but source and type: CloudEvents makes an event known by
+/// its id and source together.
+void publishTwins(const Setup& setup, const std::string& one, const std::string& other, int pairs) {
+  std::vector<Event> events;
+  for (int n = 0; n < pairs; ++n) {
+    const Event first = Event(one, {{"n", n}}).setSource("one");
+    events.push_back(first);
+    events.push_back(Event(other, {{"n", n}}).setId(first.id()).setSource("other"));
+  }
+  auto connection = setup.database.connect();
+  pqxx::work tx{connection};
+  setup.publisher->publish(tx, events);
+  tx.commit();
+}
+
+/// Each number once, in order, all from there.
+void checkAllOf(const std::vector<amqp::Message>& messages, const std::string& source, int count) {
+  std::vector<int> expected(static_cast<std::size_t>(count));
+  std::iota(expected.begin(), expected.end(), 0);
+  auto numbers = numbersOf(messages);
+  std::ranges::sort(numbers);
+  CHECK(numbers == expected);
+  for (const auto& message : messages) CHECK(message.appId == source);
+}
+
+std::string parkedTypes(const Setup& setup) {
+  return setup.database.query(
+      "select coalesce(string_agg(x, ' ' order by x), '') from (select type || ' ' || reason || ' '"
+      " || count(*) as x from pillion.parked group by type, reason) t");
+}
+
+}  // namespace
+
+TEST_CASE("of two events of one id in flight the unroutable one alone is parked, and comes later") {
+  const Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  publishTwins(setup, "heard", "lonely", 300);
+  const auto relay = setup.startRelay();
+  checkAllOf(heard.read(300), "one", 300);
+  CHECK(eventually(15s, [&] { return parkedTypes(setup) == "lonely unroutable 300"; }));
+  TestQueue late(setup.exchange, "lonely");
+  checkAllOf(late.read(300), "other", 300);
+  CHECK(setup.parkedBecomes(""));
+  CHECK(heard.readFor(200ms).empty());
+}
+
+TEST_CASE("on the second road, too, a return is of its own event and not of another with its id") {
+  const Setup setup;
+  const auto relay = setup.startRelay();
+  publishTwins(setup, "left", "right", 300);
+  REQUIRE(eventually(
+      15s, [&] { return parkedTypes(setup) == "left unroutable 300 right unroutable 300"; }));
+  TestQueue left(setup.exchange, "left");
+  checkAllOf(left.read(300), "one", 300);
+  CHECK(eventually(15s, [&] { return parkedTypes(setup) == "right unroutable 300"; }));
+  CHECK(left.readFor(200ms).empty());
+  TestQueue right(setup.exchange, "right");
+  checkAllOf(right.read(300), "other", 300);
+  CHECK(setup.parkedBecomes(""));
+}
+
+TEST_CASE("a refusal by a full queue is of its own event and not of another with its id") {
+  const Setup setup;
+  TestQueue heard(setup.exchange, "heard");
+  amqp::Connection operatorsOwn(brokerOptions(setup.exchange), "test");
+  const std::string full = uniqueName("full");
+  operatorsOwn.declareQueue(
+      {.name = full,
+       .exclusive = false,
+       .textArguments = {{"x-queue-type", "quorum"}, {"x-overflow", "reject-publish"}},
+       .numberArguments = {{"x-max-length", 1}}});
+  operatorsOwn.bindQueue(full, setup.exchange, "full");
+  publishTwins(setup, "heard", "full", 300);
+  const auto relay = setup.startRelay();
+  checkAllOf(heard.read(300), "one", 300);
+  CHECK(setup.nothingPending());
+  // A quorum queue takes some more than its length before it says so.
+  CHECK(eventually(15s, [&] {
+    const long refused = 300 - Servers::mq().queueDepth(full);
+    return refused > 0 && parkedTypes(setup) == "full nacked " + std::to_string(refused);
+  }));
+  CHECK(parkedTypes(setup).find("heard") == std::string::npos);
+  CHECK(heard.readFor(200ms).empty());
+}
+
+TEST_CASE("an event that is published again while it is parked is one of two, each with its fate") {
+  const Setup setup;
+  const auto relay = setup.startRelay();
+  const Event event = Event("lonely", {{"n", 1}}).setKey("k");
+  setup.publisher->publish(event);
+  REQUIRE(setup.parkedBecomes("unroutable:1"));
+  setup.publisher->publish(event);  // the caller's own repetition: everything is equal
+  setup.publisher->publish(Event("heard", {{"n", 2}}).setId(event.id()));
+  CHECK(setup.nothingPending());
+  CHECK(setup.database.count("select count(distinct id) from pillion.parked") == 3);
+  TestQueue late(setup.exchange, "lonely");
+  CHECK(numbersOf(late.read(2)) == std::vector<int>{1, 1});
+  CHECK(eventually(15s, [&] { return parkedTypes(setup) == "heard unroutable 1"; }));
+  CHECK(late.readFor(200ms).empty());
 }

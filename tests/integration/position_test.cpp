@@ -1,9 +1,6 @@
 #define PILLION_TEST_MAIN
 #include <memory>
-#include <migrate/migration_table.hpp>
 #include <outbox/postgres_event_log.hpp>
-#include <pillion/migrator.hpp>
-#include <set>
 
 #include "fixture.hpp"
 
@@ -16,12 +13,7 @@ using namespace pillion::test;
 namespace {
 
 outbox::EventLogOptions logOptions(const TestDatabase& database, const std::string& name) {
-  return {.database = database.options(),
-          .relayName = name,
-          .lease = 60s,
-          .pageEvents = 10,
-          .pageBytes = 1U << 20,
-          .retention = 1h};
+  return {.database = database.options(), .relayName = name, .lease = 60s, .pageBytes = 1U << 20};
 }
 
 void publish(const TestDatabase& database, int events) {
@@ -55,8 +47,8 @@ long joined(const TestDatabase& database) {
 
 /// Reads a page and writes that it is settled.
 outbox::Cursor pass(outbox::PostgresEventLog& log, const outbox::Cursor& from) {
-  outbox::Cursor after = log.fetch(from).after;
-  REQUIRE(log.checkpoint({.cursor = after, .cursorMoved = true, .give = {}, .parked = {}}));
+  outbox::Cursor after = log.fetch(from, 10).after;
+  log.checkpoint({.cursor = after, .cursorMoved = true, .give = {}, .parked = {}});
   return after;
 }
 
@@ -117,10 +109,33 @@ TEST_CASE("lanes that are taken over begin where their relay's row said") {
   REQUIRE(taken.positions.size() == 1);
   CHECK(taken.positions[0].samePlace(cursor.positions[0]));
   for (std::size_t page = 0; page < 3; ++page) {
-    left -= static_cast<int>(next.fetch(taken).rows.size());
+    left -= static_cast<int>(next.fetch(taken, 10).rows.size());
     taken = pass(next, taken);
   }
   CHECK(left == 0);
+}
+
+TEST_CASE("a page holds no more than was asked for when lanes are at several places") {
+  const TestDatabase database;
+  outbox::PostgresEventLog log(logOptions(database, "one"));
+  outbox::Cursor cursor = log.balance().taken;
+  for (const outbox::Lanes ahead : {outbox::Lanes{0xffff}, outbox::Lanes{0xffff0000}}) {
+    database.execute("select pg_current_xact_id()");  // or the next snapshot is the same
+    cursor.add(log.fetch(cursor.take(ahead), 10).after);
+  }
+  REQUIRE(cursor.positions.size() == 3);
+  publish(database, 40);
+  std::set<std::int64_t> ids;
+  outbox::Page page;
+  do {
+    page = log.fetch(cursor, 1);
+    REQUIRE(page.rows.size() <= 1);
+    for (const Row& row : page.rows) CHECK(ids.insert(row.id).second);
+    cursor = page.after;
+    CHECK(cursor.lanes() == outbox::kAllLanes);
+  } while (page.more || !page.rows.empty());
+  CHECK(ids.size() == 40);
+  CHECK(cursor.positions.size() == 1);
 }
 
 TEST_CASE("lanes that are given away, and those that a relay leaves behind, keep their positions") {
@@ -133,10 +148,9 @@ TEST_CASE("lanes that are given away, and those that a relay leaves behind, keep
   const std::string before = positions(database, some);
 
   // They are given where they are, while the others move on.
-  outbox::Cursor after = log.fetch(cursor).after;
+  outbox::Cursor after = log.fetch(cursor, 10).after;
   after.take(some);
-  REQUIRE(log.checkpoint(
-      {.cursor = after, .cursorMoved = true, .give = cursor.take(some), .parked = {}}));
+  log.checkpoint({.cursor = after, .cursorMoved = true, .give = cursor.take(some), .parked = {}});
   CHECK(positions(database, some) == before);
   CHECK(positions(database, ~some).find(" 20 ") != std::string::npos);
   CHECK(joined(database) == 56);
@@ -148,59 +162,4 @@ TEST_CASE("lanes that are given away, and those that a relay leaves behind, keep
   CHECK(joined(database) == 0);
   CHECK(database.count("select count(token) + (select count(*) from pillion.relay) from"
                        " pillion.lane") == 0);
-}
-
-TEST_CASE("an outbox with lanes that are held, in a backlog, or nobody's goes on when migrated") {
-  const TestDatabase database("pillion", /*migrated=*/false);
-  {
-    auto connection = database.connect();
-    pqxx::work tx{connection};
-    migrate::lockAndCreate(tx, "pillion");
-    for (const Migration& migration : Migrator::known()) {
-      if (migration.version <= 7) migrate::apply(tx, "pillion", migration);
-    }
-    tx.commit();
-  }
-  const auto write = [&](int first, int last) {
-    database.execute(
-        "insert into pillion.outbox (event_id, type, source, time, content_type, payload)"
-        " select pillion.new_event_id(), 't', 's', now(), 'application/json',"
-        " convert_to('{\"n\": ' || n || '}', 'UTF8') from generate_series(" +
-        std::to_string(first) + ", " + std::to_string(last) + ") n");
-  };
-  write(1, 5);  // published
-  database.execute(
-      "insert into pillion.relay (name, backend_pid, expires_at) values ('old', 0, now())");
-  database.execute(
-      "update pillion.lane set done = pg_current_snapshot(),"
-      " token = case when lane < 40 then (select token from pillion.relay) end;"
-      " update pillion.lane set token = 1000 where lane = 63");
-  write(6, 15);
-  // Those that are held are inside the backlog: up to the eighth everything is published.
-  database.execute(
-      "update pillion.lane set target = pg_current_snapshot(), last_id = 8 where lane < 40");
-  const auto published = [&](const std::string& lanes) {
-    return database.query(
-        "select coalesce(string_agg(o.id::text, ' ' order by o.id), '') from pillion.outbox o "
-        "join " +
-        lanes +
-        " l on l.lane = pillion.lane_of(o.lane, o.key, o.id) where"
-        " pillion.is_published(o.xid, o.id, l)");
-  };
-  const std::string before = published("pillion.lane");
-  CHECK(before.starts_with("1 2 3 4 5 6 7 8"));
-  Migrator(database.options()).migrate();
-  CHECK(published("pillion.lane_position") == before);
-
-  const std::string exchange = uniqueName("exchange");
-  TestQueue queue(exchange);
-  const auto relay = Relay::create(relayOptions(database, exchange));
-  relay->start();
-  std::set<int> numbers;
-  for (const auto& message : queue.read(7)) {
-    numbers.insert(nlohmann::json::parse(message.body).at("n").get<int>());
-  }
-  CHECK(numbers == std::set<int>{9, 10, 11, 12, 13, 14, 15});
-  CHECK(queue.readFor(300ms).empty());
-  CHECK(eventually(10s, [&] { return drained(database) && joined(database) == 64; }));
 }

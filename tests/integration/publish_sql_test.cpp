@@ -211,6 +211,40 @@ TEST_CASE("neither the search path nor temporary tables of the session lead an e
   CHECK(setup.scheduled() == 1);
 }
 
+TEST_CASE("the id of a scheduled event carries the due time, however far it is") {
+  Setup setup;
+  setup.publisher->publish(numbered(1).setDeliverAt(now() + 20 * 24h));
+  setup.publisher->publish(numbered(2).setDeliverAt(now() + 11h));
+  setup.database.execute(
+      "set pillion.source = 's'; set timezone = 'Asia/Kathmandu';"
+      "select pillion.publish('a.b', '3', deliver_at => now() + interval '20 days'),"
+      " pillion.publish('a.b', '4', deliver_at => now() + interval '11 hours'),"
+      " pillion.publish('a.b', '5', deliver_at => '2199-12-31 23:59Z')");
+  CHECK(setup.scheduled() == 5);
+  CHECK(setup.database.query(
+            "select string_agg(case when age < interval '10 ms' then 'due'"
+            " when age < interval '12 hours' then 'now' else age::text end, ' ' order by id)"
+            " from (select id, deliver_at - to_timestamp(('x' || lpad(left(replace(event_id::text,"
+            " '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0) as age from pillion.scheduled) "
+            "a") == "due now due now due");
+}
+
+TEST_CASE("SQL refuses an old id of version 7 with a due time, and takes any other id") {
+  const Setup setup;
+  const auto call = [](const std::string& id, const std::string& due) {
+    return "publish('a.b', '1', id => '" + id + "', deliver_at => '" + due + "')";
+  };
+  const std::string old = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";  // 2022-02-22 19:22:22Z
+  CHECK(setup.refusal(call(old, "2022-02-23 07:22:22Z")).empty());
+  setup.checkRefused(call(old, "2022-02-23 07:22:22.001Z"), "event field 'id' carries a time");
+  setup.checkRefused(call(old, "2199-12-31Z"), "event field 'id' carries a time");
+  CHECK(setup.refusal(call(old, "1999-12-31Z")).empty());
+  CHECK(setup.refusal("publish('a.b', '1', id => '" + old + "')").empty());
+  CHECK(setup.refusal(call("017f22e2-79b0-4cc3-98c4-dc0c0c07398f", "2199-12-31Z")).empty());
+  CHECK(setup.refusal(call("ffffffff-ffff-7000-8000-000000000000", "2199-12-31Z")).empty());
+  setup.checkRefused(call(old, "infinity"), "event field 'deliverAt' is outside");
+}
+
 TEST_CASE("scheduled events keep every attribute") {
   Setup setup;
   setup.relay->start();

@@ -37,6 +37,7 @@ Event eventOf(const amqp::Message& message) {
 /// All that travels, but for the broker's own headers.
 std::map<std::string, std::string> wire(const amqp::Message& message) {
   std::map<std::string, std::string> all(message.headers.begin(), message.headers.end());
+  all.erase("pillion-outbox-id");  // each row has its own
   all["(routing key)"] = message.routingKey;
   all["(message_id)"] = message.messageId;
   all["(type)"] = message.type;

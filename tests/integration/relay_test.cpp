@@ -418,7 +418,7 @@ TEST_CASE("with notify a sleeping relay is woken by a commit, and the trigger mu
   options.notifyPoll = 60s;
   const auto relay = Relay::create(options);
   CHECK_THROWS_WITH_AS(relay->start(), doctest::Contains("enable_notify()"), ConfigError);
-  setup.database.execute("select pillion.enable_notify()");
+  setup.database.execute("select pillion.enable_notify(true)");
   relay->start();
   const auto asleep = [&] {
     return setup.database.count("select last_value from pillion.idle_flag") == 1;

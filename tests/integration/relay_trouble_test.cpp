@@ -2,6 +2,7 @@
 #include <future>
 #include <optional>
 #include <outbox/postgres_event_log.hpp>
+#include <thread>
 
 #include "fixture.hpp"
 #include "support/tcp_gate.hpp"
@@ -22,19 +23,14 @@ std::vector<Event> oneForEachLane(const std::string& type) {
 }
 
 outbox::EventLogOptions logOptions(const TestDatabase& database, const std::string& name) {
-  return {.database = database.options(),
-          .relayName = name,
-          .lease = 60s,
-          .pageEvents = 10,
-          .pageBytes = 1U << 20,
-          .retention = 1h};
+  return {.database = database.options(), .relayName = name, .lease = 60s, .pageBytes = 1U << 20};
 }
 
 bool moveCursor(outbox::PostgresEventLog& log, const outbox::Cursor& cursor) {
   outbox::Checkpoint checkpoint;
   checkpoint.cursor = cursor;
   checkpoint.cursorMoved = true;
-  return log.checkpoint(checkpoint);
+  return taken(log, checkpoint);
 }
 
 std::string positions(const TestDatabase& database) {
@@ -87,6 +83,42 @@ TEST_CASE("when all relays were cut off from the broker for longer than a lease,
   tx.commit();
   CHECK(queue.read(600).size() == 600);
   CHECK(eventually(10s, [&] { return drained(database); }));
+}
+
+TEST_CASE("a queue that was full is healthy again while its events go on coming fast") {
+  RelayedOutbox outbox;
+  const std::string exchange = outbox.exchange;
+  amqp::Connection connection(brokerOptions(exchange), "test");
+  const std::string full = uniqueName("full");
+  connection.declareQueue({.name = full,
+                           .textArguments = {{"x-overflow", "reject-publish"}},
+                           .numberArguments = {{"x-max-length", 1}}});
+  connection.bindQueue(full, exchange, "#");
+  outbox.relay->start();
+  const std::jthread writer([&](const std::stop_token& stop) {
+    for (int burst = 0; !stop.stop_requested(); ++burst) {
+      const auto next = std::chrono::steady_clock::now() + 20ms;
+      std::vector<Event> events;
+      for (int i = 0; i < 20; ++i) {
+        events.push_back(Event("t", {{"n", burst}}).setKey("k" + std::to_string(i)));
+      }
+      auto database = outbox.database.connect();
+      pqxx::work tx{database};
+      outbox.publisher->publish(tx, events);
+      tx.commit();
+      std::this_thread::sleep_until(next);
+    }
+  });
+  REQUIRE(
+      eventually(20s, [&] { return readOutboxStatus(outbox.database.options()).parked > 500; }));
+  Servers::mq().ctl({"delete_queue", full});
+  // As long as the writer writes, nothing would come to an end that only catches up.
+  CHECK(eventually(
+      60s, [&] { return outbox.database.query("select count(*) from pillion.parked") == "0"; }));
+  const auto nacked = outbox.relay->stats().nacked;
+  CHECK(holdsFor(
+      1s, [&] { return outbox.database.query("select count(*) from pillion.parked") == "0"; }));
+  CHECK(outbox.relay->stats().nacked == nacked);
 }
 
 TEST_CASE("a relay that may not park loses nothing: it waits, says why, and parks when it may") {
@@ -144,7 +176,7 @@ TEST_CASE("a routing key that the broker forbids is parked, the others go out") 
   }));
   CHECK(eventually(20s, [&] {
     return database.query("select string_agg(type || ' ' || reason, ',') from pillion.parked") ==
-           "forbidden refused";
+           "forbidden forbidden";
   }));
   Servers::mq().ctl({"set_topic_permissions", "topical", exchange, ".*", ".*"});
   CHECK(eventually(20s, [&] {
@@ -163,17 +195,17 @@ TEST_CASE("a log whose relay was fenced, or whose server changed, writes and rea
   pqxx::work tx{connection};
   publisher->publish(tx, oneForEachLane("many"));
   tx.commit();
-  auto page = log.fetch(cursor);
+  auto page = log.fetch(cursor, 10);
   CHECK(page.rows.size() == 10);
   CHECK(moveCursor(log, page.after));
   const std::string before = positions(database);
-  page = log.fetch(page.after);
+  page = log.fetch(page.after, 10);
   // As when a pooler has turned to a promoted standby.
   database.execute(
       "create or replace function pillion.server_state() returns text language sql as"
       " $$ select 'another'::text $$");
   CHECK_THROWS_AS(moveCursor(log, page.after), DatabaseError);
-  CHECK_THROWS_AS(log.fetch(page.after), DatabaseError);
+  CHECK_THROWS_AS(log.fetch(page.after, 10), DatabaseError);
   CHECK(positions(database) == before);
 }
 
@@ -190,15 +222,16 @@ TEST_CASE("lanes that got no further keep the count of relays that ended over th
     CHECK(balance.crashes == death);
     CHECK((balance.endangered != 0) == (death >= outbox::kCrashesToSuspect));
     if (balance.endangered != 0) {
-      // What two of them noted last, and nothing else; lane 63 has got further each time.
-      CHECK(balance.suspects == std::set<std::int64_t>{42});
+      // What three of them noted last, and nothing else; lane 63 has got further each time.
+      const bool enough = death > outbox::kDeathsToBlame;
+      CHECK(balance.suspects == (enough ? std::set<std::int64_t>{42} : std::set<std::int64_t>{}));
       CHECK(balance.endangered == (outbox::kAllLanes & ~outbox::laneBit(63)));
     }
-    log.suspect(41);
-    log.suspect(death == 0 ? 77 : 42);
+    log.noteInHand(41);
+    log.noteInHand(death == 0 ? 77 : 42);
     outbox::Cursor cursor = balance.taken;
     outbox::Cursor last = cursor.take(outbox::laneBit(63));
-    outbox::Cursor moved = log.fetch(last).after;
+    outbox::Cursor moved = log.fetch(last, 10).after;
     database.execute("select pg_current_xact_id()");  // or the next snapshot is the same
     moved.add(cursor);
     CHECK(moveCursor(log, moved));
@@ -242,14 +275,6 @@ TEST_CASE("a relay that was fenced takes no free lanes") {
 
 TEST_CASE("a lane that was taken since another relay began to take lanes stays with its taker") {
   TestDatabase database;
-  // A role whose statements wait when they reach the first lane to be taken: what is taken then was
-  // not yet when they began.
-  database.execute(
-      "create function public.hold_up() returns boolean language plpgsql as $$ begin"
-      " perform pg_advisory_xact_lock_shared(7); return true; end $$;"
-      " alter table pillion.lane enable row level security;"
-      " create policy look on pillion.lane for select using (true);"
-      " create policy take on pillion.lane for update using (public.hold_up())");
   const std::string role = uniqueName("late");
   database.execute("create role \"" + role + "\" login password 'secret'");
   database.execute("grant usage on schema pillion to \"" + role +
@@ -259,6 +284,18 @@ TEST_CASE("a lane that was taken since another relay began to take lanes stays w
   auto options = logOptions(database, "late");
   options.database.url = Servers::pg().urlAs(role, "secret", database.name());
   outbox::PostgresEventLog late(options);
+  // The statement with which this role takes lanes waits once it has begun, before it looks at one:
+  // what is taken then was not yet when it began.
+  database.execute(
+      "create function public.hold_up() returns boolean language plpgsql as $$ begin if"
+      " session_user = '" +
+      role +
+      "' and current_query() like '%with free%' then perform"
+      " pg_advisory_xact_lock_shared(7); end if; return true; end $$;"
+      " alter table pillion.relay rename to relay_itself;"
+      " create view pillion.relay as select * from pillion.relay_itself where public.hold_up();"
+      " grant all on pillion.relay to \"" +
+      role + "\"");
   std::future<outbox::Lanes> takenLate;
   auto connection = database.connect();
   std::optional<pqxx::work> gate(connection);
@@ -272,5 +309,5 @@ TEST_CASE("a lane that was taken since another relay began to take lanes stays w
   CHECK(mine.lanes() == outbox::kAllLanes);
   gate.reset();
   CHECK(takenLate.get() == 0);
-  CHECK(moveCursor(early, early.fetch(mine).after));
+  CHECK(moveCursor(early, early.fetch(mine, 10).after));
 }

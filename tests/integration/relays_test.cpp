@@ -1,6 +1,7 @@
 #define PILLION_TEST_MAIN
 #include <algorithm>
 #include <csignal>
+#include <functional>
 #include <map>
 #include <random>
 
@@ -153,6 +154,47 @@ TEST_CASE("a relay that cannot reach the broker leaves its lanes to one that can
   CHECK(setup.arrivals.outOfOrder() == 0);
 }
 
+namespace {
+
+/// Two relays with half of the lanes each, of which one is a broker's user of its own. What `harm`
+/// does to that user leaves all lanes to the other, until it has its rights again.
+void checkLeavesItsLanes(const std::function<void(const std::string&)>& harm) {
+  Setup setup;
+  const std::string user = uniqueName("harmed");
+  const auto grant = [&] { Servers::mq().addUser(user, "secret", ".*", ".*", ".*"); };
+  grant();
+  auto options = relayOptions(setup.database, setup.exchange);
+  options.name = "harmed";
+  options.lease = 3s;
+  options.renewEvery = 500ms;
+  options.broker.url = Servers::mq().url(user, "secret");
+  const auto relay = Relay::create(options);
+  relay->start();
+  auto other = setup.relay("other");
+  REQUIRE(setup.becomes({{"harmed", 32}, {"other", 32}}));
+  harm(user);
+  setup.write(1'000);  // or nobody would notice
+  CHECK(setup.becomes({{"other", 64}}, 30s));
+  CHECK(setup.allArrived());
+  grant();
+  CHECK(setup.becomes({{"harmed", 32}, {"other", 32}}, 30s));
+  setup.write(1'000);
+  CHECK(setup.allArrived());
+  CHECK(setup.arrivals.outOfOrder() == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a relay that may no longer write leaves its lanes to one that may") {
+  checkLeavesItsLanes(
+      [](const std::string& user) { Servers::mq().addUser(user, "secret", ".*", "^$", ".*"); });
+}
+
+TEST_CASE("a relay that the broker lets in no more leaves its lanes to one that is in") {
+  // Its connections end with it.
+  checkLeavesItsLanes([](const std::string& user) { Servers::mq().ctl({"delete_user", user}); });
+}
+
 TEST_CASE("relays behind PgBouncer in transaction mode share lanes, keep order and lose nothing") {
   Setup setup;
   const support::PgBouncer bouncer(Servers::instance().directory / uniqueName("pgbouncer"),
@@ -242,6 +284,8 @@ TEST_CASE("three relays under a kill loop for a minute keep each key's order and
   setup.endWriting();
   CHECK(setup.allArrived());
   CHECK(setup.arrivals.outOfOrder() == 0);
+  CHECK(setup.database.query("select coalesce(string_agg(reason, ','), '') from pillion.parked") ==
+        "");
   CHECK(kills > 20);
   CHECK(setup.arrivals.repeated() > 0);  // otherwise no kill has bitten
   for (auto& relay : relays) CHECK(relay.terminate(10s) == 0);

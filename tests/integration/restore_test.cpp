@@ -276,6 +276,63 @@ struct QuietPair : Pair {
 
 }  // namespace
 
+TEST_CASE(
+    "a copy of the whole cluster publishes nothing beside the original, until it is adopted") {
+  Pair pair;
+  const auto original =
+      Relay::create(relayOptions({.url = pair.primary.url("service")}, pair.exchange));
+  original->start();
+  const auto publisher =
+      EventPublisher::create("s", {.database = {.url = pair.primary.url("service")}});
+  for (int n = 0; n < 10; ++n) publisher->publish(numbered(n));
+  CHECK(arrive(pair.queue, range(0, 10)));
+  REQUIRE(pair.standbyHasAll());
+  CHECK(pair.standby->query("postgres", "select pg_promote()") == "t");  // both live on
+  const DatabaseOptions copied{.url = pair.standby->url("service")};
+  EventPublisher::create("s", {.database = copied})->publish(numbered(100));
+  {
+    const LogCapture log;
+    const auto copy = Relay::create(relayOptions(copied, pair.exchange));
+    copy->start();
+    CHECK(eventually(10s, [&] { return log.count("pillion adopt --new-identity") == 1; }));
+    publisher->publish(numbered(10));
+    CHECK(numbersIn(pair.queue, 1) == range(10, 11));  // the original goes on, the copy waits
+    CHECK(pair.queue.readFor(500ms).empty());
+  }
+  CHECK(runPillion(copied, {"adopt", "--new-identity"}) == 0);
+  const auto copy = Relay::create(relayOptions(copied, pair.exchange));
+  copy->start();
+  CHECK(arrive(pair.queue, range(100, 101)));
+  publisher->publish(numbered(11));
+  CHECK(arrive(pair.queue, range(11, 12)));
+}
+
+TEST_CASE("the original that finds a copy in its place says so, and goes on when that is adopted") {
+  Pair pair;
+  const DatabaseOptions original{.url = pair.primary.url("service")};
+  const auto publisher = EventPublisher::create("s", {.database = original});
+  publisher->publish(numbered(1));
+  REQUIRE(pair.standbyHasAll());
+  CHECK(pair.standby->query("postgres", "select pg_promote()") == "t");
+  const DatabaseOptions copied{.url = pair.standby->url("service")};
+  auto copy = Relay::create(relayOptions(copied, pair.exchange));
+  copy->start();
+  CHECK(arrive(pair.queue, range(1, 2)));
+  publisher->publish(numbered(2));
+  const LogCapture log;
+  const auto relay = Relay::create(relayOptions(original, pair.exchange));
+  relay->start();
+  CHECK(eventually(10s, [&] { return log.count("pillion adopt --new-identity") == 1; }));
+  CHECK(pair.queue.readFor(500ms).empty());
+  copy->stop();
+  CHECK(runPillion(copied, {"adopt", "--new-identity"}) == 0);
+  copy = Relay::create(relayOptions(copied, pair.exchange));
+  copy->start();
+  CHECK(arrive(pair.queue, range(2, 3)));
+  EventPublisher::create("s", {.database = copied})->publish(numbered(3));
+  CHECK(arrive(pair.queue, range(3, 4)));
+}
+
 TEST_CASE("a relay on a standby waits and says why, and works from the promotion on") {
   QuietPair pair;
   const LogCapture log;

@@ -179,8 +179,9 @@ TEST_CASE(
   declareOnly(world, "deadly");
   send(world.exchange, numberedEvents(2, "a"));
   {
-    ConsumerProcess first(world, "deadly", "", {"fail=1", "attempts=3"});
-    // The first attempt ends well enough to park it; the next ones end the process.
+    // The first attempt ends well enough to park it; the next ones end the process, and come when
+    // this test says so.
+    ConsumerProcess first(world, "deadly", "", {"fail=1", "attempts=3", "retry=60000"});
     REQUIRE(eventually(20s, [&] { return world.parked() == 2; }));
     first.process().signal(SIGKILL);
   }
@@ -276,6 +277,75 @@ TEST_CASE(
   CHECK(world.database.query("select string_agg(n::text, ' ') from pair") == "2 2");
   CHECK(consumer->stats().failed == 0);
   CHECK(calls >= 3);  // one of them was the deadlock's victim
+}
+
+namespace {
+
+/// An instance that handles these types, and fails while `broken`.
+std::unique_ptr<EventConsumer> version(const World& world, const std::vector<std::string>& types,
+                                       const std::atomic<bool>& broken) {
+  auto options = world.consumerOptions();
+  options.retry = {.maxAttempts = 100'000, .first = 50ms, .factor = 1, .most = 50ms};
+  auto consumer = EventConsumer::create("rolling", {"#"}, options);
+  for (const std::string& type : types) {
+    consumer->onEvent(type, [&broken](const Event& event, Transaction& tx) {
+      if (broken) throw std::runtime_error("told to fail");
+      writeJournal(event, tx);
+    });
+  }
+  consumer->start();
+  return consumer;
+}
+
+/// Parks an event of the new version's type and one behind it that both versions know.
+void parkOfNewVersion(const World& world) {
+  const std::atomic<bool> broken{true};
+  const auto newer = version(world, {"order.placed", "order.cancelled"}, broken);
+  send(world.exchange, std::vector{Event("order.cancelled", {{"number", 1}}).setKey("a"),
+                                   Event("order.placed", {{"number", 2}}).setKey("a")});
+  REQUIRE(eventually(20s, [&] { return world.parked() == 2; }));
+  newer->stop();
+}
+
+}  // namespace
+
+TEST_CASE("a parked event is left to an instance that has a handler for its type") {
+  const World world;
+  const LogCapture log;
+  parkOfNewVersion(world);
+  const std::atomic<bool> broken{false};
+  const auto older = version(world, {"order.placed"}, broken);
+  const auto seen = [&] {
+    return world.database.count("select count(unknown_since) from pillion.inbox_parked") == 1;
+  };
+  REQUIRE(eventually(20s, seen));
+  CHECK(log.count("parked events of type 'order.cancelled' have no handler here") == 1);
+  send(world.exchange, numberedEvents(3, "b"));
+  CHECK(eventually(20s, [&] { return world.journal() == 3; }));
+  CHECK(world.parked() == 2);
+  CHECK(world.database.count("select max(attempts) from pillion.inbox_parked") < 100);
+  const auto newer = version(world, {"order.placed", "order.cancelled"}, broken);
+  CHECK(eventually(60s, [&] { return world.journal() == 5 && world.parked() == 0; }));
+  CHECK(numbersOf(world, "a") == "1 2");
+  CHECK(older->stats().deadLettered + newer->stats().deadLettered == 0);
+}
+
+TEST_CASE("a parked event whose type no instance has known for an hour becomes a dead letter") {
+  const World world;
+  parkOfNewVersion(world);
+  const std::atomic<bool> broken{false};
+  const auto older = version(world, {"order.placed"}, broken);
+  REQUIRE(eventually(20s, [&] {
+    return world.database.count("select count(unknown_since) from pillion.inbox_parked") == 1;
+  }));
+  world.database.execute(
+      "update pillion.inbox_parked set unknown_since = unknown_since - interval '61 min'");
+  CHECK(eventually(30s, [&] { return world.parked() == 0; }));
+  CHECK(numbersOf(world, "a") == "2");
+  const auto letters = readDeadLetters(older->queue(), 1);
+  REQUIRE(letters.size() == 1);
+  CHECK(header(letters[0], "pillion-dead-reason") == "no-handler");
+  CHECK(header(letters[0], "pillion-dead-error").find("order.cancelled") != std::string::npos);
 }
 
 TEST_CASE("three instances under a kill loop for a minute apply every event once") {

@@ -34,7 +34,7 @@ TEST_CASE("publisher, relay, consumer and status work with the rights that the m
     database.execute("create role " + role + " login password 'secret'");
   }
   database.execute(grantsOfTheManual());
-  database.execute("select pillion.enable_notify()");
+  database.execute("select pillion.enable_notify(true)");
   const std::string exchange = uniqueName("exchange");
 
   ConsumerOptions consumerOptions;

@@ -1,10 +1,10 @@
 // stop() returns in its time, whatever the servers do meanwhile.
 #define PILLION_TEST_MAIN
-#include <csignal>
 #include <future>
 #include <semaphore>
 
 #include "consumer_fixture.hpp"
+#include "support/frozen.hpp"
 #include "support/tcp_gate.hpp"
 
 namespace pillion::test {
@@ -15,18 +15,6 @@ namespace {
 constexpr auto kLittleMore = 4s;
 /// Longer than that, so that a stop() that waits for a server is told from one that does not.
 constexpr auto kServerIsAway = 12s;
-
-/// A server that hangs: its kernel still takes connections, nobody serves them.
-class Hanging {
- public:
-  explicit Hanging(pid_t pid) : pid_(pid) { ::kill(pid_, SIGSTOP); }
-  ~Hanging() { ::kill(pid_, SIGCONT); }
-  Hanging(const Hanging&) = delete;
-  Hanging& operator=(const Hanging&) = delete;
-
- private:
-  pid_t pid_;
-};
 
 /// How long stop() took; at most until `release` was called, since the test must end anyway.
 template <typename Release>
@@ -78,7 +66,7 @@ TEST_CASE("stop() returns in time when PostgreSQL hangs under a handler's query"
   slow = false;
   {
     // A cancel request needs the postmaster, which hangs.
-    std::optional<Hanging> postmaster(Servers::pg().pid());
+    std::optional<support::Frozen> postmaster(Servers::pg().pid());
     CHECK(timeOfStop(*consumer, [&] { postmaster.reset(); }) < options.stopTimeout + kLittleMore);
   }
   CHECK(log.count("a handler still runs: event ") == 1);
@@ -105,7 +93,7 @@ TEST_CASE("stop() returns in time when RabbitMQ hangs while the consumer connect
   consumer->start();
   const long connections = gate.accepted();
   {
-    std::optional<Hanging> broker(Servers::mq().pid());
+    std::optional<support::Frozen> broker(Servers::mq().pid());
     gate.cut();
     REQUIRE(eventually(20s, [&] { return gate.accepted() > connections; }));
     CHECK(timeOfStop(*consumer, [&] { broker.reset(); }) < options.stopTimeout + kLittleMore);
@@ -132,7 +120,7 @@ TEST_CASE("stop() returns in time when RabbitMQ hangs, and what was applied is n
   send(world.exchange, numberedEvents(1));
   begun.acquire();
   {
-    std::optional<Hanging> broker(Servers::mq().pid());
+    std::optional<support::Frozen> broker(Servers::mq().pid());
     proceed.release();
     CHECK(eventually(20s, [&] { return world.journal() == 1; }));
     CHECK(timeOfStop(*consumer, [&] { broker.reset(); }) < options.stopTimeout + kLittleMore);

@@ -2,7 +2,7 @@
 
 namespace pillion::test {
 
-void Arrivals::add(const amqp::Message& message) {
+void Versions::add(const amqp::Message& message) {
   if (!ids_.insert(message.messageId).second) {
     ++repeated_;
     return;
@@ -21,7 +21,7 @@ void Arrivals::readFor(std::chrono::milliseconds time) {
 bool Arrivals::reach(std::size_t events, std::chrono::milliseconds limit) {
   return eventually(limit, [&] {
     readFor(50ms);
-    return ids_.size() >= events;
+    return this->events() >= events;
   });
 }
 

@@ -13,15 +13,11 @@
 
 namespace pillion::test {
 
-/// What comes out of a queue. The first arrival of each event must carry the version that follows
-/// the last one of its key.
-class Arrivals {
+/// What has arrived. The first arrival of each event must carry the version that follows the last
+/// one of its key.
+class Versions {
  public:
-  explicit Arrivals(TestQueue& queue) : queue_(queue) {}
-
-  void readFor(std::chrono::milliseconds time);
-  /// Reads until so many events have come; false when time is up before.
-  [[nodiscard]] bool reach(std::size_t events, std::chrono::milliseconds limit);
+  void add(const amqp::Message& message);
 
   [[nodiscard]] std::size_t events() const { return ids_.size(); }
   [[nodiscard]] std::size_t repeated() const { return repeated_; }
@@ -29,13 +25,23 @@ class Arrivals {
   [[nodiscard]] int outOfOrder() const { return outOfOrder_; }
 
  private:
-  void add(const amqp::Message& message);
-
-  TestQueue& queue_;
   std::set<std::string> ids_;
   std::map<std::string, int> version_;
   std::size_t repeated_ = 0;
   int outOfOrder_ = 0;
+};
+
+/// What comes out of a queue.
+class Arrivals : public Versions {
+ public:
+  explicit Arrivals(TestQueue& queue) : queue_(queue) {}
+
+  void readFor(std::chrono::milliseconds time);
+  /// Reads until so many events have come; false when time is up before.
+  [[nodiscard]] bool reach(std::size_t events, std::chrono::milliseconds limit);
+
+ private:
+  TestQueue& queue_;
 };
 
 /// An outbox with one writer, which takes the keys in turns: the n-th turn writes version n of all.

@@ -46,8 +46,7 @@ std::string RabbitServer::eval(const std::string& expression) const {
 }
 
 std::string RabbitServer::erlCall(const std::string& program, const std::string& expression) const {
-  const auto cookie = readFile(directory_ / "home/.erlang.cookie");
-  auto options = nodeProcess({program, "-r", "-n", node_, "-c", cookie, "-e"});
+  auto options = nodeProcess({program, "-r", "-n", node_, "-c", cookie(), "-e"});
   options.input = expression + ".\n";
   const auto result = run(std::move(options));
   static const std::string begin = "{ok, ";
@@ -123,6 +122,11 @@ void RabbitServer::deleteQueue(const std::string& queue) const {
 void RabbitServer::deleteExchange(const std::string& exchange) const {
   eval("rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, " + binary(exchange) +
        "), false, <<\"test\">>), ok");
+}
+
+void RabbitServer::suspendQueue(const std::string& queue, bool suspended) const {
+  eval("{ok, Q} = " + lookup(queue) + ", sys:" + (suspended ? "suspend" : "resume") +
+       "(amqqueue:get_pid(Q))");
 }
 
 }  // namespace pillion::support

@@ -63,14 +63,14 @@ RabbitServer::RabbitServer(std::filesystem::path directory, RabbitOptions option
       port_(freePort()),
       distributionPort_(freePort()),
       toolPort_(freePort()),
-      epmdPort_(freePort()) {
+      epmdPort_(options_.epmdPort != 0 ? options_.epmdPort : freePort()) {
   std::filesystem::create_directories(directory_ / "home");
   directory_ = std::filesystem::canonical(directory_);
   writeFiles();
   if (stock_.major == 3) {
     home_ = buildSlimHome(stock_, directory_ / "slim").value_or(stock_.directory);
   }
-  startEpmd();
+  if (options_.epmdPort == 0) startEpmd();
   start();
 }
 
@@ -92,7 +92,7 @@ void RabbitServer::writeFiles() const {
                                               << options_.config << "\n";
   const auto cookie = directory_ / "home/.erlang.cookie";
   if (std::filesystem::exists(cookie)) return;
-  std::ofstream(cookie) << randomCookie();
+  std::ofstream(cookie) << (options_.cookie.empty() ? randomCookie() : options_.cookie);
   chmod(cookie.c_str(), 0400);
 }
 
@@ -214,6 +214,10 @@ std::string RabbitServer::urlThrough(int port) const {
 
 std::string RabbitServer::url(const std::string& user, const std::string& password) const {
   return "amqp://" + user + ":" + password + "@127.0.0.1:" + std::to_string(port_) + "/%2f";
+}
+
+std::string RabbitServer::cookie() const {
+  return readFile(directory_ / "home/.erlang.cookie");
 }
 
 std::string RabbitServer::log() const {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/erlang_home.hpp"
@@ -17,6 +18,9 @@ namespace pillion::support {
 struct RabbitOptions {
   std::string config = {};           // more lines for rabbitmq.conf
   std::string nodeName = "pillion";  // the part before @localhost
+  // Nodes that form a cluster share these; by default each node has its own.
+  std::string cookie = {};
+  int epmdPort = 0;  // of an epmd that runs already
 };
 
 // A private RabbitMQ node below `directory`, with its own epmd, cookie and ports, all on 127.0.0.1;
@@ -30,8 +34,11 @@ class RabbitServer {
   ~RabbitServer();
 
   int port() const { return port_; }
-  pid_t pid() const;  // of the Erlang machine; 0 when stopped
-  pid_t epmdPid() const { return epmd_->pid(); }
+  pid_t pid() const;                              // of the Erlang machine; 0 when stopped
+  pid_t epmdPid() const { return epmd_->pid(); }  // when it has its own
+  int epmdPort() const { return epmdPort_; }
+  const std::string& name() const { return node_; }  // NAME@localhost
+  std::string cookie() const;
   bool running() const;
   std::string url() const;  // as guest
   std::string url(const std::string& user, const std::string& password) const;
@@ -59,6 +66,8 @@ class RabbitServer {
   long queueDepth(const std::string& queue) const;
   void deleteQueue(const std::string& queue) const;
   void deleteExchange(const std::string& exchange) const;
+  // While suspended, a queue answers nobody: neither publishers nor the operator.
+  void suspendQueue(const std::string& queue, bool suspended) const;
 
   std::string log() const;
 
@@ -83,6 +92,22 @@ class RabbitServer {
   std::optional<Process> epmd_;
   std::optional<Process> process_;
   mutable std::mutex toolMutex_;  // rabbitmqctl listens on toolPort_, so one at a time
+};
+
+// A queue that hangs while this lives.
+class SuspendedQueue {
+ public:
+  SuspendedQueue(const RabbitServer& server, std::string queue)
+      : server_(server), queue_(std::move(queue)) {
+    server_.suspendQueue(queue_, true);
+  }
+  ~SuspendedQueue() { server_.suspendQueue(queue_, false); }
+  SuspendedQueue(const SuspendedQueue&) = delete;
+  SuspendedQueue& operator=(const SuspendedQueue&) = delete;
+
+ private:
+  const RabbitServer& server_;
+  std::string queue_;
 };
 
 }  // namespace pillion::support

@@ -13,6 +13,8 @@ namespace {
 /// The frames of one message after the other, as rabbitmq-c hands them over.
 class Frames {
  public:
+  explicit Frames(Road road = Road::Main) : assembler_(road) {}
+
   std::optional<Incoming> method(amqp_method_number_t id, void* decoded) {
     amqp_frame_t frame{};
     frame.frame_type = AMQP_FRAME_METHOD;
@@ -104,7 +106,7 @@ TEST_CASE("a return carries the id of the message and comes when its body is thr
   const auto incoming = frames.body("abc");
   REQUIRE(incoming);
   CHECK(std::get<Returned>(*incoming).messageId == "id");
-  CHECK(std::get<Returned>(*incoming).replyCode == 312);
+  CHECK(std::get<Returned>(*incoming).outboxId == 0);
 }
 
 namespace {
@@ -235,16 +237,83 @@ TEST_CASE("blocked, unblocked and a cancelled consumer are told apart") {
   CHECK(std::holds_alternative<ConsumerCancelled>(*cancelled));
 }
 
-TEST_CASE("a close by the broker is a BrokerError with its code") {
-  Frames frames;
+TEST_CASE("a channel that the broker closes is told with its road, code and what it was over") {
+  Frames frames(Road::Second);
   amqp_channel_close_t close{};
   close.reply_code = 406;
-  close.reply_text = amqp_cstring_bytes("PRECONDITION_FAILED");
-  try {
-    frames.method(AMQP_CHANNEL_CLOSE_METHOD, &close);
-    FAIL("nothing was thrown");
-  } catch (const pillion::BrokerError& error) {
-    CHECK(error.replyCode() == 406);
-    CHECK(error.connectionLost());
+  close.reply_text = amqp_cstring_bytes("PRECONDITION_FAILED - message size 11 is larger than 10");
+  const auto incoming = frames.method(AMQP_CHANNEL_CLOSE_METHOD, &close);
+  REQUIRE(incoming);
+  const auto& closed = std::get<ChannelClosed>(*incoming);
+  CHECK(closed.road == Road::Second);
+  CHECK(closed.replyCode == 406);
+  CHECK(closed.text == "PRECONDITION_FAILED - message size 11 is larger than 10");
+  CHECK(closed.aboutMessage);
+}
+
+namespace {
+
+/// What the broker sends with a return: the properties as they were published.
+amqp_basic_properties_t withHeaders(std::vector<amqp_table_entry_t>& entries) {
+  amqp_basic_properties_t properties{};
+  properties._flags = AMQP_BASIC_HEADERS_FLAG;
+  properties.headers = {static_cast<int>(entries.size()), entries.data()};
+  return properties;
+}
+
+std::vector<amqp_table_entry_t> outboxIdEntry(const char* text) {
+  amqp_table_entry_t entry{};
+  entry.key = amqp_cstring_bytes("pillion-outbox-id");
+  entry.value.kind = AMQP_FIELD_KIND_UTF8;
+  entry.value.value.bytes = amqp_cstring_bytes(text);
+  return {entry};
+}
+
+}  // namespace
+
+TEST_CASE("returns and confirms of two roads whose frames come interleaved are kept apart") {
+  Frames main(Road::Main);
+  Frames second(Road::Second);
+  amqp_basic_return_t returned{};
+  auto one = outboxIdEntry("1");
+  auto two = outboxIdEntry("2");
+  amqp_basic_ack_t ack{7, 0};
+  CHECK_FALSE(main.method(AMQP_BASIC_RETURN_METHOD, &returned));
+  CHECK_FALSE(second.method(AMQP_BASIC_RETURN_METHOD, &returned));
+  CHECK_FALSE(main.header(withHeaders(one), 4));
+  CHECK_FALSE(second.header(withHeaders(two), 2));
+  CHECK_FALSE(main.body("ab"));
+  const auto second2 = second.body("xy");
+  const auto confirm = second.method(AMQP_BASIC_ACK_METHOD, &ack);
+  const auto main1 = main.body("cd");
+  REQUIRE(second2);
+  REQUIRE(confirm);
+  REQUIRE(main1);
+  CHECK(std::get<Returned>(*second2).outboxId == 2);
+  CHECK(std::get<Returned>(*second2).road == Road::Second);
+  CHECK(std::get<Confirm>(*confirm).tag == 7);
+  CHECK(std::get<Confirm>(*confirm).road == Road::Second);
+  CHECK(std::get<Returned>(*main1).outboxId == 1);
+  CHECK(std::get<Returned>(*main1).road == Road::Main);
+}
+
+TEST_CASE("a return without a readable outbox id has none, and takes none from the one before") {
+  Frames frames;
+  amqp_basic_return_t returned{};
+  const auto returnedWith = [&](amqp_basic_properties_t properties) {
+    frames.method(AMQP_BASIC_RETURN_METHOD, &returned);
+    const auto incoming = frames.header(properties, 0);
+    REQUIRE(incoming);
+    return std::get<Returned>(*incoming).outboxId;
+  };
+  auto entries = outboxIdEntry("9223372036854775807");
+  CHECK(returnedWith(withHeaders(entries)) == 9'223'372'036'854'775'807);
+  CHECK(returnedWith(amqp_basic_properties_t{}) == 0);
+  for (const char* text : {"", "x", "9223372036854775808"}) {
+    entries = outboxIdEntry(text);
+    CHECK(returnedWith(withHeaders(entries)) == 0);
   }
+  entries[0].value.kind = AMQP_FIELD_KIND_I64;
+  entries[0].value.value.i64 = 5;
+  CHECK(returnedWith(withHeaders(entries)) == 0);
 }

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "event/event_check.hpp"
 #include "event/timestamp.hpp"
@@ -72,8 +73,8 @@ std::string reasonOf(Row row) {
 }
 
 std::string header(const Message& message, const std::string& name) {
-  std::vector<amqp::HeaderView> headers;
-  amqp::headersOf(message, headers);
+  amqp::SentHeaders sent;
+  const auto& headers = sent.of(message);
   CHECK(std::ranges::count(headers, name, &amqp::HeaderView::first) <= 1);
   for (const auto& [key, value] : headers) {
     if (key == name) return std::string(value);
@@ -122,9 +123,37 @@ TEST_CASE("what a stored event does not have is not in its message") {
     CHECK(header(sent, name) == "(none)");
   }
   CHECK(sent.correlationId.empty());
-  std::vector<amqp::HeaderView> headers;
-  amqp::headersOf(sent, headers);
-  CHECK(headers.size() == 6);
+  amqp::SentHeaders headers;
+  CHECK(headers.of(sent).size() == 6);
+}
+
+TEST_CASE("a stored event tells its outbox id on the way, and no received event knows it") {
+  for (const std::int64_t id : {std::int64_t{1}, std::numeric_limits<std::int64_t>::max(),
+                                std::numeric_limits<std::int64_t>::min()}) {
+    Row row = fullRow();
+    row.id = id;
+    Message sent = message(std::move(row));
+    CHECK(sent.attributes->outboxId == id);
+    CHECK(header(sent, "pillion-outbox-id") == std::to_string(id));
+    CHECK(isOfTheWay("pillion-outbox-id"));
+    CHECK(isReservedHeader("pillion-outbox-id"));  // no publisher writes one of its own
+    sent.headers.emplace_back("pillion-outbox-id", std::to_string(id));
+    CHECK(event(sent).headers() == Event::Headers{{"tenant", "acme"}, {"ü", "\"é"}});
+  }
+}
+
+TEST_CASE("the headers of the message before leave nothing in those of the next") {
+  Row first = fullRow();
+  first.id = 123'456;
+  const Message long_ = message(std::move(first));
+  Row second = smallRow();
+  second.id = 7;
+  const Message short_ = message(std::move(second));
+  amqp::SentHeaders headers;
+  headers.of(long_);
+  const auto& sent = headers.of(short_);
+  CHECK(sent.size() == 7);
+  CHECK(std::ranges::find(sent, amqp::HeaderView{"pillion-outbox-id", "7"}) != sent.end());
 }
 
 TEST_CASE("a stored event arrives with every field that it was stored with") {
@@ -244,6 +273,16 @@ TEST_CASE("the time is the header's, else the property's whole seconds") {
   CHECK(toRfc3339(event(received).time()) == "1970-01-01T00:16:40.000000Z");
 }
 
+TEST_CASE("a timestamp in milliseconds is the time that was meant") {
+  Message received = withBody("1");
+  received.timestamp = 1'785'542'400'000;
+  CHECK(toRfc3339(event(received).time()) == "2026-08-01T00:00:00.000000Z");
+  CHECK(timeOfTimestamp(1'785'542'400) == timeOfTimestamp(1'785'542'400'000));
+  CHECK_FALSE(timeOfTimestamp(0));
+  CHECK_FALSE(timeOfTimestamp(7'258'118'401'000));
+  CHECK_FALSE(timeOfTimestamp(~std::uint64_t{0}));
+}
+
 TEST_CASE("a timestamp beyond what the clock can hold is not a time in the past") {
   Message received = withBody("1");
   for (const std::uint64_t seconds : {std::uint64_t{10'000'000'000}, ~std::uint64_t{0}}) {
@@ -310,8 +349,8 @@ TEST_CASE("an expiry travels as the CloudEvents attribute expirytime, and comes 
   row.contentType = "text/plain";
   row.expiresAt = "2026-02-01 00:00:00.25";
   const auto message = std::get<amqp::Message>(amqp::messageFrom(std::move(row)));
-  std::vector<amqp::HeaderView> headers;
-  amqp::headersOf(message, headers);
+  amqp::SentHeaders sent;
+  const auto& headers = sent.of(message);
   const amqp::HeaderView expected{"cloudEvents_expirytime", "2026-02-01T00:00:00.25Z"};
   CHECK(std::ranges::find(headers, expected) != headers.end());
   const Event event = std::get<Event>(amqp::eventFrom(message));

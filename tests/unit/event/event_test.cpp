@@ -2,8 +2,13 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
+#include <map>
 #include <pillion/error.hpp>
+#include <vector>
 
+#include "event/event_check.hpp"
 #include "event/event_id.hpp"
 #include "support/thrown.hpp"
 
@@ -44,6 +49,47 @@ TEST_CASE("JSON data that holds text which is not UTF-8 is an InvalidEvent namin
     CHECK_FALSE(error.retryable());
     CHECK_FALSE(pillion::test::has(error.what(), "\xff"));
   }
+}
+
+TEST_CASE("JSON data that has no form as text is refused, however deep it lies, and not changed") {
+  using nlohmann::json;
+  json partly = json::array();
+  partly.push_back(json(json::value_t::discarded));
+  const std::map<std::string, std::vector<json>> refused = {
+      {"discarded", {json::parse("{", nullptr, false), {{"a", partly}}}},
+      {"not finite",
+       {std::nan(""),
+        {{"a", {1, -std::numeric_limits<double>::infinity()}}},
+        {{"x", std::numeric_limits<float>::infinity()}}}},
+      {"binary", {json::binary({1, 2}), {{"a", json::binary({})}}}},
+      {"UTF-8", {{{"\xff", 1}}, json::array({"caf\xe9"})}},
+  };
+  for (const auto& [problem, values] : refused) {
+    for (const json& value : values) {
+      CAPTURE(problem);
+      const auto text = pillion::test::textThrown<InvalidEvent>([&] { Event("t", value); });
+      CHECK(pillion::test::has(text, "'data'"));
+      CHECK(pillion::test::has(text, problem));
+    }
+  }
+  CHECK(Event("t", {{"big", 1.7976931348623157e308}}).bytes() ==
+        R"({"big":1.7976931348623157e+308})");
+}
+
+TEST_CASE("JSON that is nested a million levels deep is refused, and ends nobody's stack") {
+  constexpr std::size_t kDeep = 1'000'000;
+  const std::string text = std::string(kDeep, '[') + std::string(kDeep, ']');
+  const auto nested = [](std::size_t levels) {
+    return nlohmann::json::parse(std::string(levels, '[') + std::string(levels, ']'));
+  };
+  CHECK_NOTHROW(Event("t", nested(256)));
+  CHECK_THROWS_AS(Event("t", nested(257)), InvalidEvent);
+  CHECK_THROWS_AS(Event("t", nested(kDeep)), InvalidEvent);
+  const Event bytes = Event::ofBytes("t", text, "application/json");
+  const Event copy = bytes;  // NOLINT(performance-unnecessary-copy-initialization)
+  const auto refusal = pillion::test::textThrown<InvalidEvent>(
+      [&] { pillion::checkEvent(copy, "service", pillion::EventLimits::kPayload); });
+  CHECK(pillion::test::has(refusal, "deeper than 256"));
 }
 
 TEST_CASE("bytes of another content type travel as they are, and data() throws") {
@@ -105,4 +151,61 @@ TEST_CASE("JSON content types are recognised whatever their case and parameters"
     CAPTURE(type);
     CHECK_FALSE(pillion::isJsonContentType(type));
   }
+}
+
+namespace {
+
+using namespace std::chrono_literals;
+
+Event::Time timeInId(const Event& event) {
+  return pillion::timeOfEventId(event.id()).value();
+}
+
+/// All of an id but its 48 bits of time.
+std::string restOfId(const Event& event) {
+  return event.id().substr(13);
+}
+
+}  // namespace
+
+TEST_CASE("the id of an event that is due in days carries the due time, and stays random") {
+  for (Event event : {Event("t", 1), Event::ofBytes("t", "x", "text/plain")}) {
+    const Event made = event;
+    const auto due = std::chrono::floor<std::chrono::milliseconds>(event.time()) + 20 * 24h;
+    event.setDeliverAt(due);
+    CHECK(timeInId(event) == due);
+    CHECK(restOfId(event) == restOfId(made));
+    CHECK(pillion::isUuid(event.id()));
+    event.setDeliverAt(due);
+    CHECK(timeInId(event) == due);
+  }
+}
+
+TEST_CASE("the id of an event that is due within half a day, or at once, is the constructor's") {
+  Event event("t", 1);
+  const Event made = event;
+  const auto limit = timeInId(made) + 12h;
+  CHECK(event.setDeliverAt(limit).id() == made.id());
+  CHECK(event.setDeliverAt(limit - 20 * 24h).id() == made.id());
+  CHECK(event.setDeliverAt(limit + 1ms).id() != made.id());
+  CHECK(timeInId(event) == limit + 1ms);
+}
+
+TEST_CASE("a due time that is set again counts from the id that the constructor made") {
+  Event event("t", 1);
+  const Event made = event;
+  event.setDeliverAt(made.time() + 400 * 24h);
+  const Event copy = event;
+  event.setDeliverAt(made.time() + 1h);
+  CHECK(event.id() == made.id());
+  event.setDeliverAt(made.time() + 400 * 24h);
+  CHECK(event.id() == copy.id());
+}
+
+TEST_CASE("an id of another system is kept whatever is set first, the due time or the id") {
+  const std::string id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+  const auto due = std::chrono::system_clock::now() + 20 * 24h;
+  CHECK(Event("t", 1).setId(id).setDeliverAt(due).id() == id);
+  CHECK(Event("t", 1).setDeliverAt(due).setId(id).id() == id);
+  CHECK(Event("t", 1).setDeliverAt(due).setId(id).setDeliverAt(due).id() == id);
 }

@@ -68,6 +68,7 @@ struct Bench : Inbox, DeadLetterSink {
   bool forgetOld() override { return false; }
   std::optional<ParkedEvent> takeDue() override { return std::nullopt; }
   void giveBack(const ParkedEvent&) override {}
+  bool leaveToOthers(const ParkedEvent&, const Failure&) override { return false; }
   std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
   void send(const amqp::Delivery&, const DeadLetterReason& reason) override {
     note("dead " + reason.reason);

@@ -18,7 +18,7 @@ WallTime atSpan(std::int64_t span, std::chrono::milliseconds inside = 0ms) {
   return WallTime(span * kChildSpan + inside);
 }
 
-/// The child that an id of this time goes to, as sql/0002_inbox.sql says: bits 26 to 30.
+/// The child that an id of this time goes to, as sql/0003_inbox.sql says: bits 26 to 30.
 int childOf(WallTime time) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
   return static_cast<int>((ms.count() >> 26) & 31);

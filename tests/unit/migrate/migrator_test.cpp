@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <pillion/migrator.hpp>
 
 #include <doctest/doctest.h>
@@ -35,6 +36,13 @@ TEST_CASE("the migrations are numbered from 1 without gaps, named, and each has 
     checksums.insert(known[i].checksum);
   }
   CHECK(checksums.size() == known.size());
+}
+
+TEST_CASE("the migrations are ASCII, so that a database of any encoding takes them") {
+  for (const auto& migration : Migrator::known()) {
+    CAPTURE(migration.name);
+    CHECK(std::ranges::all_of(migration.sql, [](char c) { return c > 0; }));
+  }
 }
 
 TEST_CASE("the script holds every migration whole, in one transaction, and records each") {

@@ -6,6 +6,7 @@
 #include <pillion/error.hpp>
 
 #include "outbox/row_columns.hpp"
+#include "postgres/array.hpp"
 #include "support/result_of.hpp"
 
 using namespace pillion::postgres;
@@ -59,6 +60,12 @@ TEST_CASE("parameters keep their order and their bytes") {
   Parameters parameters{"a", ""};
   parameters.add(std::string_view("\0b", 2));
   CHECK(parameters.values() == std::vector<std::string>{"a", "", std::string("\0b", 2)});
+}
+
+TEST_CASE("an array's texts may be made while it is written, of any length, with any letter") {
+  const std::vector<std::string> texts{std::string(100, 'a'), "", R"(a"b\c)", "{,}"};
+  const auto array = pillion::postgres::arrayOf(texts, [](std::string text) { return text; });
+  CHECK(array == "{\"" + std::string(100, 'a') + R"(","","a\"b\\c","{,}"})");
 }
 
 TEST_CASE("a time is microseconds since 2000, also before that and below a microsecond") {

@@ -47,7 +47,7 @@ class Model {
         ++at;
         continue;
       }
-      const auto verdict = !positive             ? Verdict::Refused
+      const auto verdict = !positive             ? Verdict::Nacked
                            : at->second.returned ? Verdict::Unroutable
                                                  : Verdict::Routed;
       settled.emplace_back(verdict, at->second.value);
@@ -143,7 +143,7 @@ TEST_CASE("single confirms settle their message alone, in any order") {
   for (int i = 1; i <= 3; ++i) tracker.sent(static_cast<std::uint64_t>(i), i * 10);
   CHECK(confirm(tracker, 3, false, true) == Settled{{Verdict::Routed, 30}});
   CHECK(confirm(tracker, 1, false, true) == Settled{{Verdict::Routed, 10}});
-  CHECK(confirm(tracker, 2, false, false) == Settled{{Verdict::Refused, 20}});
+  CHECK(confirm(tracker, 2, false, false) == Settled{{Verdict::Nacked, 20}});
   CHECK(tracker.outstanding() == 0);
 }
 
@@ -164,7 +164,7 @@ TEST_CASE("a returned message is unroutable when it is acked, and refused when i
   CHECK(confirm(tracker, 2, true, true) == Settled{{Verdict::Unroutable, 7}, {Verdict::Routed, 7}});
   tracker.sent(3, 8);
   CHECK(tracker.returned([](int value) { return value == 8; }));
-  CHECK(confirm(tracker, 3, false, false) == Settled{{Verdict::Refused, 8}});
+  CHECK(confirm(tracker, 3, false, false) == Settled{{Verdict::Nacked, 8}});
   CHECK_FALSE(tracker.returned([](int) { return true; }));
 }
 

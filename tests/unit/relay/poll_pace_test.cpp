@@ -45,6 +45,20 @@ TEST_CASE("an idle outbox is looked at less and less often, but never slower tha
   CHECK(pace.next() == now + 2ms);
 }
 
+TEST_CASE("a backlog that is read page by page does not make an idle outbox be looked at often") {
+  PollPace pace(2ms, 20ms);
+  Boot now = 10s;
+  for (int i = 0; i < 20; ++i) pace.foundNothing(now += 1s);
+  for (int i = 0; i < 20; ++i) {
+    pace.foundEvents(now += 50ms, true);
+    CHECK(pace.next() == now);
+    pace.foundNothing(now);
+    CHECK(pace.next() == now + 20ms);
+  }
+  pace.foundEvents(now, false);
+  CHECK(pace.next() == now + 2ms);
+}
+
 TEST_CASE("a wake-up makes the next look due, once") {
   PollPace pace(2ms, 20ms);
   pace.foundNothing(10s);

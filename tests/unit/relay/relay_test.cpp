@@ -56,5 +56,5 @@ TEST_CASE("broker options that would spin or end every connection are refused by
   checkRefused("heartbeat", [](RelayOptions& o) { o.broker.heartbeat = 0s; });
   checkRefused("stallTimeout", [](RelayOptions& o) { o.broker.stallTimeout = 0ms; });
   checkRefused("reconnectFirst", [](RelayOptions& o) { o.broker.reconnectFirst = 0ms; });
-  checkRefused("unroutableFirst", [](RelayOptions& o) { o.unroutableFirst = 0ms; });
+  checkRefused("probeFirst", [](RelayOptions& o) { o.probeFirst = 0ms; });
 }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -14,7 +15,9 @@
 
 namespace pillion::test {
 
-enum class Answer { Route, Return, Nack, Silence };
+/// Close: the broker closes the channel over it. Hang: neither it nor anything behind it is
+/// confirmed on this channel.
+enum class Answer { Route, Return, Nack, Silence, Close, Hang };
 
 /// What happens to messages, on whatever channel they come.
 struct FakeBroker {
@@ -23,30 +26,43 @@ struct FakeBroker {
   };
   std::vector<std::string> sent;    // message ids, each time they were published
   std::vector<std::string> routed;  // those that a queue has
+  int closeCode = 406;
+  std::string closeText = "the broker does not want it";
 };
 
-/// A channel to it. While it has nothing to say, waiting moves the clock.
+/// A connection to it, with both roads. While it has nothing to say, waiting moves the clock.
 class FakeChannel : public amqp::PublishChannel {
  public:
   FakeChannel(FakeBroker& broker, ManualClock& clock) : broker_(&broker), clock_(&clock) {}
 
-  std::uint64_t publish(const amqp::Message& message) override {
+  std::uint64_t publish(amqp::Road road, const amqp::Message& message) override {
     requireOpen();
+    State& state = stateOf(road);
+    REQUIRE(state.open);
     broker_->sent.push_back(message.messageId);
-    const std::uint64_t tag = ++tag_;
-    switch (broker_->answer(message)) {
+    const std::uint64_t tag = ++state.tag;
+    if (state.closed) return tag;  // as a closed channel takes it: nobody sees it
+    const Answer answer = broker_->answer(message);
+    state.hangs = state.hangs || answer == Answer::Hang;
+    const bool heard = !state.hangs;
+    switch (answer) {
       case Answer::Route:
         broker_->routed.push_back(message.messageId);
-        say(amqp::Confirm{tag, false, true});
+        if (heard) say(amqp::Confirm{tag, false, true, road});
         break;
       case Answer::Return:
-        say(amqp::Returned{message.messageId, 312, "NO_ROUTE"});
-        say(amqp::Confirm{tag, false, true});
+        if (heard) say(amqp::Returned{message.messageId, message.attributes->outboxId, road});
+        if (heard) say(amqp::Confirm{tag, false, true, road});
         break;
       case Answer::Nack:
-        say(amqp::Confirm{tag, false, false});
+        if (heard) say(amqp::Confirm{tag, false, false, road});
+        break;
+      case Answer::Close:
+        state.closed = true;
+        say(amqp::ChannelClosed{road, broker_->closeCode, broker_->closeText, true});
         break;
       case Answer::Silence:
+      case Answer::Hang:
         break;
     }
     return tag;
@@ -54,6 +70,18 @@ class FakeChannel : public amqp::PublishChannel {
 
   void beginBurst() override { requireOpen(); }
   void endBurst() override { requireOpen(); }
+  void reopen(amqp::Road road) override {
+    requireOpen();
+    ++reopened;
+    stateOf(road) = State{.open = true};
+    // What was said of the road before is not heard any more.
+    std::erase_if(incoming_, [&](const amqp::Incoming& incoming) {
+      const auto* confirm = std::get_if<amqp::Confirm>(&incoming);
+      const auto* returned = std::get_if<amqp::Returned>(&incoming);
+      return (confirm != nullptr && confirm->road == road) ||
+             (returned != nullptr && returned->road == road);
+    });
+  }
 
   std::optional<amqp::Incoming> receive(std::chrono::microseconds wait) override {
     requireOpen();
@@ -68,12 +96,22 @@ class FakeChannel : public amqp::PublishChannel {
 
   void say(amqp::Incoming incoming) { incoming_.push_back(std::move(incoming)); }
 
-  /// From now on every call throws, and what was not received yet never will be. With a code: the
-  /// broker closed it.
+  /// From now on every call throws, and what was not received yet never will be.
   void lose(int replyCode = 0) { lost_.emplace("the channel is lost", replyCode); }
-  [[nodiscard]] std::uint64_t lastTag() const { return tag_; }
+  [[nodiscard]] std::uint64_t lastTag(amqp::Road road = amqp::Road::Main) {
+    return stateOf(road).tag;
+  }
+  int reopened = 0;
 
  private:
+  struct State {
+    std::uint64_t tag = 0;
+    bool open = false;
+    bool closed = false;
+    bool hangs = false;
+  };
+
+  State& stateOf(amqp::Road road) { return states_.at(road == amqp::Road::Main ? 0 : 1); }
   void requireOpen() const {
     if (lost_) throw *lost_;
   }
@@ -81,7 +119,7 @@ class FakeChannel : public amqp::PublishChannel {
   FakeBroker* broker_;
   ManualClock* clock_;
   std::deque<amqp::Incoming> incoming_;
-  std::uint64_t tag_ = 0;
+  std::array<State, 2> states_{State{.open = true}, State{}};
   std::optional<BrokerError> lost_;
 };
 

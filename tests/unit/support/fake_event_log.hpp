@@ -12,15 +12,28 @@
 namespace pillion::test {
 
 /// An outbox in memory. A cursor's place is its `lastId`.
-class FakeEventLog : public outbox::EventLog {
+class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
  public:
+  using Reason = outbox::Reason;
+
+  struct Parked {
+    Row row;
+    Reason reason = Reason::Held;
+    int attempts = 0;
+    bool holds = false;
+  };
+
   static outbox::Cursor cursorAt(std::int64_t id) {
     outbox::Position position;
     position.done.text = std::to_string(id);
     position.lastId = id;
     return {{position}};
   }
+  /// Of lane 0, in which all events are.
   static std::int64_t placeOf(const outbox::Cursor& cursor) {
+    for (const outbox::Position& position : cursor.positions) {
+      if ((position.lanes & outbox::laneBit(0)) != 0) return position.lastId;
+    }
     return cursor.positions.front().lastId;
   }
 
@@ -40,36 +53,45 @@ class FakeEventLog : public outbox::EventLog {
   }
 
   /// One that no publisher can have written.
-  std::int64_t addBad(const std::string& type) {
-    const auto id = add(type);
+  std::int64_t addBad(const std::string& type, const std::string& key = "") {
+    const auto id = add(type, key);
     rows.back().headers = R"({"number":1})";
     return id;
   }
 
   /// One that an earlier relay has parked; the cursor is past it.
-  std::int64_t addParked(const std::string& type, const std::string& key = "") {
+  std::int64_t addParked(const std::string& type, const std::string& key = "",
+                         Reason reason = Reason::Unroutable, bool holds = false) {
     const auto id = add(type, key);
-    parked[id] = {rows.back(), "unroutable"};
+    park(rows.back(), reason, 0, holds);
     saved = cursorAt(id);
     return id;
   }
 
-  outbox::Balance balance() override {
-    outbox::Balance balance;
-    balance.taken = saved;
-    return balance;
+  /// The parked event with this outbox id, if there is one.
+  [[nodiscard]] Parked* parkedAt(std::int64_t id) {
+    for (auto& [seq, entry] : parked) {
+      if (entry.row.id == id) return &entry;
+    }
+    return nullptr;
+  }
+  [[nodiscard]] Reason reasonAt(std::int64_t id) { return parkedAt(id)->reason; }
+  void discard(const std::function<bool(const Parked&)>& which) {
+    std::erase_if(parked, [&](const auto& entry) { return which(entry.second); });
   }
 
-  outbox::Page fetch(const outbox::Cursor& from) override {
+  outbox::Page fetch(const outbox::Cursor& from, std::size_t limit) override {
     ++fetches;
     outbox::Page page;
     page.after = from;
     for (auto& position : page.after.positions) {
       position.done.inProgress.assign(writerRuns ? 1 : 0, 1);
     }
+    const std::size_t most = std::min(limit, pageRows);
+    if ((from.lanes() & outbox::laneBit(0)) == 0) return page;  // where all its events are
     for (auto at = static_cast<std::size_t>(placeOf(from)); at < rows.size(); ++at) {
       const Row& row = rows[at];
-      if (page.rows.size() == pageRows) {
+      if (page.rows.size() == most) {
         page.more = true;
         break;
       }
@@ -80,101 +102,138 @@ class FakeEventLog : public outbox::EventLog {
     return page;
   }
 
-  bool checkpoint(const outbox::Checkpoint& checkpoint) override {
-    if (leaseLost) return false;
+  void checkpoint(const outbox::Checkpoint& checkpoint) override {
+    if (leaseLost) throw outbox::LeaseLost();
     if (whileWriting) whileWriting();
     checkpoints.push_back(checkpoint);
     if (checkpoint.cursorMoved) saved = checkpoint.cursor;
-    for (const outbox::Park& park : checkpoint.parked.park) {
-      parked.try_emplace(park.id, Parked{rows.at(static_cast<std::size_t>(park.id - 1)),
-                                         park.reason, park.attempts});
+    auto added = checkpoint.parked.park;
+    std::ranges::sort(added, {}, &outbox::Park::id);
+    for (const outbox::Park& each : added) {
+      park(rows.at(static_cast<std::size_t>(each.id - 1)), each.reason, each.attempts, each.holds);
     }
-    for (const outbox::Park& retried : checkpoint.parked.retried) {
-      parked.at(retried.id).reason = retried.reason;
-      parked.at(retried.id).attempts += retried.attempts;
+    for (const outbox::Retried& retried : checkpoint.parked.retried) {
+      const auto entry = parked.find(retried.seq);
+      if (entry == parked.end()) continue;
+      entry->second.reason = retried.reason;
+      entry->second.holds = retried.holds;
+      entry->second.attempts += retried.attempts;
     }
-    for (const std::int64_t id : checkpoint.parked.unpark) parked.erase(id);
-    return true;
+    for (const std::int64_t seq : checkpoint.parked.settled) parked.erase(seq);
   }
 
-  void release() override {}
-
-  void suspect(std::optional<std::int64_t> id) override { suspected = id; }
-
-  outbox::ParkedSummary parkedSummary(outbox::Lanes, const outbox::HoldPolicy& hold) override {
+  outbox::ParkedSummary parkedSummary(outbox::Lanes) override {
     outbox::ParkedSummary summary;
-    std::set<std::string> keys;
-    for (const auto& [id, entry] : parked) {
-      if (entry.reason == "unroutable") summary.unroutableTypes.push_back(entry.row.type);
-      summary.anyRefused = summary.anyRefused || entry.reason == "refused";
-      const bool waits = entry.reason == "held";
-      if (entry.row.key.empty() || (!waits && !hold.holds(entry.row.type))) continue;
-      if (keys.insert(entry.row.key).second) summary.keys.push_back({entry.row.key, 0, id, waits});
+    std::set<std::string> types;
+    std::map<std::string, outbox::ParkedSummary::Key> keys;
+    for (const auto& [seq, entry] : parked) {
+      if (outbox::isOfType(entry.reason) && types.insert(entry.row.type).second) {
+        summary.types.push_back({entry.row.type, entry.reason});
+      }
+      summary.anyRefused = summary.anyRefused || entry.reason == Reason::Refused;
+      if (entry.row.id > placeOf(saved)) summary.ahead.push_back(entry.row.id);
+      if (!entry.holds) continue;
+      auto& key = keys.try_emplace(entry.row.key,
+                                   outbox::ParkedSummary::Key{entry.row.key, 0, entry.row.id, 0})
+                      .first->second;
+      key.firstId = std::min(key.firstId, entry.row.id);
+      ++key.events;
     }
+    for (auto& [name, key] : keys) summary.keys.push_back(key);
     return summary;
   }
 
-  outbox::HeldRows fetchHeld(const std::vector<std::string>& keys,
-                             const outbox::HoldPolicy& hold) override {
-    ++heldFetches;
-    outbox::HeldRows held;
-    for (const auto& [id, entry] : parked) {
-      if (std::ranges::find(keys, entry.row.key) == keys.end()) continue;
-      if (entry.reason != "held") {
-        if (hold.holds(entry.row.type)) held.headed.insert(entry.row.key);
-      } else if (!held.headed.contains(entry.row.key)) {
-        if (held.rows.size() == heldRows) {
-          held.cut = true;
-          break;
-        }
-        held.rows.push_back(entry.row);
-      }
-    }
-    return held;
+  void noteInHand(std::optional<std::int64_t> id) override { inHand = id; }
+  void acquit(std::int64_t id) override {
+    inHand.reset();
+    acquitted.insert(id);
   }
-
-  std::vector<Row> fetchRefused(outbox::Lanes, std::int64_t after) override {
-    for (const auto& [id, entry] : parked) {
-      if (id > after && entry.reason == "refused") return {entry.row};
-    }
-    return {};
-  }
-
-  std::vector<Row> fetchParked(const std::string& type, outbox::Lanes, std::size_t limit) override {
-    ++parkedFetches;
-    std::vector<Row> found;
-    for (const auto& [id, entry] : parked) {
-      if (found.size() == limit) break;
-      if (entry.row.type == type && entry.reason == "unroutable") found.push_back(entry.row);
-    }
-    return found;
-  }
-
-  std::chrono::milliseconds moveDue() override { return std::chrono::seconds(1); }
   void setIdle(bool now) override { idle.push_back(now); }
-  void reclaimSpace() override {}
-  [[nodiscard]] std::string identity() const override { return "fake"; }
 
-  struct Parked {
-    Row row;
-    std::string reason;
-    int attempts = 0;
-  };
+  // The parked feed.
+  void ask(outbox::ParkedQuestion question) override {
+    ++questions[question.kind];
+    answer_ = silent ? std::nullopt : std::optional(answerTo(question));
+  }
+  std::optional<outbox::ParkedAnswer> answer() override {
+    return std::exchange(answer_, std::nullopt);
+  }
 
   std::vector<Row> rows;
-  std::map<std::int64_t, Parked> parked;
+  std::map<std::int64_t, Parked> parked;  // by seq
   std::vector<outbox::Checkpoint> checkpoints;
   outbox::Cursor saved = cursorAt(0);
-  std::optional<std::int64_t> suspected;
+  std::optional<std::int64_t> inHand;
+  std::set<std::int64_t> acquitted;
   std::vector<bool> idle;
   bool writerRuns = false;  // in every snapshot that is read
   std::size_t pageRows = 100;
-  std::size_t heldRows = 100;
+  std::size_t passRows = 100;
   int fetches = 0;
-  int parkedFetches = 0;
-  int heldFetches = 0;
+  std::map<outbox::ParkedQuestion::Kind, int> questions;
   bool leaseLost = false;
+  bool silent = false;                 // parked events cannot be read
   std::function<void()> whileWriting;  // a checkpoint
+
+ private:
+  using Kind = outbox::ParkedQuestion::Kind;
+
+  void park(const Row& row, Reason reason, int attempts, bool holds) {
+    parked[++lastSeq_] = {row, reason, attempts, holds};
+  }
+
+  static bool own(Reason reason) {
+    return reason == Reason::Refused || reason == Reason::Invalid || reason == Reason::Suspect;
+  }
+
+  outbox::ParkedAnswer answerTo(const outbox::ParkedQuestion& question) const {
+    outbox::ParkedAnswer answer;
+    if (question.kind == Kind::Heads) {
+      for (const auto& [seq, entry] : parked) {
+        if (!entry.holds || std::ranges::count(question.names, entry.row.key) == 0) continue;
+        answer.heads.try_emplace(entry.row.key,
+                                 outbox::ParkedAnswer::Head{seq, entry.reason, entry.row.type});
+      }
+      return answer;
+    }
+    answer.upTo = question.after;
+    answer.end = true;
+    const auto begin = parked.upper_bound(question.after);
+    if (begin != parked.end()) answer.first = begin->first - 1;
+    for (auto at = begin; at != parked.end(); ++at) {
+      const auto& [seq, entry] = *at;
+      const std::size_t most = question.kind == Kind::Pass ? passRows : 1;
+      if (answer.rows.size() == most) {
+        answer.end = false;
+        break;
+      }
+      if (matches(question, seq, entry)) {
+        answer.rows.push_back({seq, entry.reason, entry.holds, entry.row});
+      }
+      answer.upTo = seq;
+    }
+    return answer;
+  }
+
+  [[nodiscard]] bool matches(const outbox::ParkedQuestion& question, std::int64_t seq,
+                             const Parked& entry) const {
+    const auto left = [&](const std::string& type) {
+      return std::ranges::count(question.names, type) > 0;
+    };
+    if (question.kind == Kind::Probe) {
+      return entry.row.type == question.type && outbox::isOfType(entry.reason);
+    }
+    if (question.kind == Kind::Refused) return entry.reason == Reason::Refused;
+    if (own(entry.reason) || left(entry.row.type)) return false;
+    return std::ranges::none_of(parked, [&](const auto& before) {
+      const Parked& holder = before.second;
+      return before.first < seq && holder.holds && holder.row.key == entry.row.key &&
+             (own(holder.reason) || left(holder.row.type));
+    });
+  }
+
+  std::int64_t lastSeq_ = 0;
+  std::optional<outbox::ParkedAnswer> answer_;
 };
 
 }  // namespace pillion::test

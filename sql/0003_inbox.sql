@@ -1,0 +1,104 @@
+-- The inbox: which events has this service applied?
+--
+-- A row is written in the transaction of the handler's effects. Ids of version 7 carry their time,
+-- which says which child of a ring they belong to; so the same id always meets the same unique
+-- index, and ids are forgotten by TRUNCATE. A child covers 2^26 ms (18.6 hours), 32 of them 24.8
+-- days; the dedupe window must stay below that.
+--
+-- CloudEvents 1.0, "id": a producer makes source + id unique. So another producer's id, forged or by
+-- accident the same, is another event and suppresses none.
+
+create table inbox (
+  consumer   text        not null,  -- the queue's name
+  event_id   uuid        not null,
+  source     text        not null,
+  applied_at timestamptz not null default clock_timestamp()
+) partition by list ((
+  case when get_byte(uuid_send(event_id), 6) >> 4 = 7
+       then (get_byte(uuid_send(event_id), 2) >> 2) & 31  -- bits 26 to 30 of the 48-bit milliseconds
+       else -1 end));
+
+do $$
+begin
+  for i in 0..31 loop
+    execute format('create table inbox_%s partition of inbox for values in (%s)
+                      with (autovacuum_enabled = off)', i, i);
+    execute format('create unique index inbox_%s_key on inbox_%s (consumer, event_id, source)', i, i);
+    -- For deleting, should somebody have a publication for all tables.
+    execute format('alter table inbox_%s replica identity using index inbox_%s_key', i, i);
+  end loop;
+end $$;
+
+-- Ids of other versions tell nothing of their time: forgotten by the time they were applied.
+create table inbox_other partition of inbox for values in (-1);
+create unique index inbox_other_key on inbox_other (consumer, event_id, source);
+alter table inbox_other replica identity using index inbox_other_key;
+create index inbox_other_applied_at on inbox_other (applied_at);
+
+-- Events made before this are no longer remembered, whatever a window says.
+create table inbox_horizon (
+  one     boolean     primary key default true check (one),
+  horizon timestamptz not null
+);
+insert into inbox_horizon (horizon) values ('1970-01-01 00:00:00+00');
+
+-- Events whose handler failed, parked beside the data that they are to change. Their ids are in the
+-- inbox: they were taken from the queue, and what is left to do is done from here.
+create table inbox_parked (
+  seq             bigint      generated always as identity primary key,  -- order within a key
+  consumer        text        not null,
+  event_id        uuid        not null,
+  source          text        not null,
+  key             text        not null,  -- '' for none
+  type            text        not null,
+  message         bytea       not null,  -- as it was delivered: CBOR
+  attempts        int         not null,  -- begun, the present one included
+  next_attempt_at timestamptz,           -- null: waits behind an earlier event of its key
+  verdict         text,                  -- not null: goes to the dead-letter queue, for this reason
+  error           text        not null default '',
+  first_failed_at timestamptz,
+  last_failed_at  timestamptz,
+  unknown_since   timestamptz,           -- since then whoever took it had no handler for its type
+  parked_at       timestamptz not null default clock_timestamp()
+) with (fillfactor = 80);
+create index inbox_parked_key on inbox_parked (consumer, key, seq);
+create index inbox_parked_due on inbox_parked (consumer, next_attempt_at)
+  where next_attempt_at is not null;
+
+-- Records ids with their sources and returns those that are new, each with: has the consumer parked
+-- events, and which transaction is this. Waits for other transactions that are recording the same ids,
+-- but not for long, since one of them may be a handler's that hangs. What handlers wait for later is
+-- their own business, so the limit ends with this function.
+create function claim_events(claimer text, ids uuid[], sources text[])
+  returns table (new_id uuid, new_source text, any_parked boolean, in_transaction xid8)
+  language plpgsql set search_path from current set row_security = off
+  set lock_timeout = '1s' as $$
+declare
+  new_ids uuid[];
+  new_sources text[];
+begin
+  -- No conflict target: the parent of a ring has no constraint that could be named. Sorted, so that
+  -- two transactions with the same ids never wait for each other in a circle.
+  with taken as (
+    insert into inbox (consumer, event_id, source)
+    select claimer, o.id, o.source from unnest(ids, sources) as o(id, source)
+     order by o.id, o.source
+    on conflict do nothing
+    returning event_id, source)
+  select array_agg(t.event_id), array_agg(t.source) into new_ids, new_sources from taken t;
+  -- A statement of its own has a snapshot of its own: what the one above waited for may have parked
+  -- an event.
+  return query
+    select n.id, n.source, exists (select from inbox_parked p where p.consumer = claimer),
+           pg_current_xact_id()
+      from unnest(new_ids, new_sources) as n(id, source);
+end $$;
+
+-- As sequences() says it of the outbox.
+create function inbox_sequences() returns table (sequence text, last bigint, highest bigint)
+  language plpgsql set search_path from current set row_security = off as $$
+begin
+  return query
+    select 'inbox_parked_seq_seq', s.last_value - (not s.is_called)::int, (select max(p.seq) from inbox_parked p)
+      from inbox_parked_seq_seq s;
+end $$;
