@@ -100,8 +100,9 @@ create table parked (
 -- The oldest of a type, for probing it.
 create index parked_type on parked (type, seq)
   where reason in ('unroutable', 'nacked', 'unconfirmed', 'forbidden');
--- What an event waits behind.
-create index parked_key on parked (key, seq) where holds;
+-- What an event waits behind: by id, since one that is read and parked again after a crash has a higher
+-- seq than those behind it that were parked before.
+create index parked_key on parked (key, id) where holds;
 create index parked_own on parked (seq) where reason in ('refused', 'invalid', 'suspect');
 
 drop table event_columns;  -- every table that is like it is there

@@ -187,7 +187,7 @@ ParkedAnswer answerPass(pqxx::transaction_base& tx, const std::string& schema,
                      " not in " +
                          own +
                          " and not type = any($4::text::text[]) and not exists"
-                         " (select from {schema}.parked h where h.key = q.key and h.seq < q.seq and"
+                         " (select from {schema}.parked h where h.key = q.key and h.id < q.id and"
                          " h.holds and (h.reason in " +
                          own +
                          " or h.type ="
@@ -226,7 +226,7 @@ std::map<std::string, ParkedAnswer::Head> readHeads(pqxx::transaction_base& tx,
       inSchema(
           "select k.key, h.seq, h.reason, h.type from unnest($1::text::text[]) as k(key), lateral"
           " (select seq, reason, type from {schema}.parked p where p.key = k.key and p.holds"
-          " order by p.key, p.seq limit 1) h",
+          " order by p.key, p.id limit 1) h",
           schema),
       {arrayOfTexts(keys)});
   for (const auto& row : result) {

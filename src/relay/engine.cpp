@@ -20,15 +20,15 @@ constexpr std::size_t kMostChanges = 2'000;
 }  // namespace
 
 Engine::Engine(outbox::EventLog& log, outbox::ParkedFeed& feed, const RelayOptions& options,
-               Counters& counters, const base::Clock& clock)
+               Counters& counters, const base::Clock& clock, base::Random& random)
     : log_(log),
       options_(options),
       counters_(counters),
       clock_(clock),
       suspicion_(log, options.windowEvents + options.pageEvents, clock),
-      parking_(options_, clock),
+      parking_(options_, clock, random),
       main_(parking_, suspicion_, options_, counters, clock),
-      prober_(feed, parking_, suspicion_, options_, counters, clock),
+      prober_(feed, parking_, suspicion_, options_, counters, clock, random),
       pace_(options.pollFirst, options.pollMost),
       lastWritten_(clock.boot()) {}
 

@@ -23,7 +23,8 @@ namespace pillion::relay {
 class Engine {
  public:
   Engine(outbox::EventLog& log, outbox::ParkedFeed& feed, const RelayOptions& options,
-         Counters& counters, const base::Clock& clock = base::systemClock());
+         Counters& counters, const base::Clock& clock = base::systemClock(),
+         base::Random& random = base::systemRandom());
 
   /// One turn: wait, fetch, publish, confirm, checkpoint. Throws DatabaseError or BrokerError;
   /// after the first the object is useless, after the second `useChannel` is due. Throws LeaseLost

@@ -45,10 +45,10 @@ bool HoldPolicy::holds(const std::string& type) const {
          });
 }
 
-Parking::Parking(const RelayOptions& options, const base::Clock& clock)
+Parking::Parking(const RelayOptions& options, const base::Clock& clock, base::Random& random)
     : clock_(clock),
       policy_{options.parked == ParkedPolicy::Hold, options.holdTypes},
-      types_(options.probeFirst, options.probeMost) {}
+      types_(options.probeFirst, options.probeMost, random) {}
 
 void Parking::addLanes(outbox::ParkedSummary parked) {
   for (const auto& type : parked.types) {
@@ -115,8 +115,9 @@ void Parking::hold(const std::string& key, int lane, std::int64_t id) {
 
 void Parking::unhold(const std::string& key) {
   const auto held = keys_.find(key);
-  if (held == keys_.end() || --held->second.events > 0) return;
-  keys_.erase(held);
+  if (held == keys_.end()) return;
+  held->second.serial = ++serial_;
+  if (--held->second.events == 0) keys_.erase(held);
 }
 
 void Parking::settled(const Item& item) {
@@ -128,11 +129,15 @@ void Parking::retried(const Item& item, Reason reason) {
   const std::string& type = item.message.type;
   const bool holds = item.hasKey && holdsKey(reason, type);
   changes_.retried.push_back({item.parked->seq, reason, holds, 1});
-  otherKind_ = otherKind_ || outbox::isOfType(reason) != outbox::isOfType(item.parked->reason);
+  otherKind_ = otherKind_ || holds != item.parked->holds ||
+               outbox::isOfType(reason) != outbox::isOfType(item.parked->reason);
   if (holds && !item.parked->holds) hold(item.keyText(), item.lane, item.id);
   if (!holds && item.parked->holds) {
     ++movable_;
     unhold(item.keyText());
+  }
+  if (const auto held = holds ? keys_.find(item.keyText()) : keys_.end(); held != keys_.end()) {
+    held->second.serial = ++serial_;
   }
   if (reason == Reason::Refused) anyRefused_ = true;
   if (outbox::isOfType(reason)) noteSick(type, reason);
@@ -196,9 +201,9 @@ std::vector<std::string> Parking::someHeldKeys(std::size_t most) {
   return keys;
 }
 
-void Parking::release(const std::string& key, std::uint64_t askedAt) {
+bool Parking::heldSince(const std::string& key, std::uint64_t askedAt) const {
   const auto held = keys_.find(key);
-  if (held != keys_.end() && held->second.serial <= askedAt) keys_.erase(held);
+  return held != keys_.end() && held->second.serial <= askedAt;
 }
 
 }  // namespace pillion::relay

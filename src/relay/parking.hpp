@@ -43,7 +43,8 @@ class Parking {
  public:
   using Boot = base::Clock::Boot;
 
-  Parking(const RelayOptions& options, const base::Clock& clock);
+  Parking(const RelayOptions& options, const base::Clock& clock,
+          base::Random& random = base::systemRandom());
 
   /// What was found parked of lanes that were taken over; and those lanes are given away.
   void addLanes(outbox::ParkedSummary parked);
@@ -93,8 +94,11 @@ class Parking {
   std::vector<std::string> someHeldKeys(std::size_t most);
   [[nodiscard]] bool anyHeldKey() const { return !keys_.empty(); }
   [[nodiscard]] bool holds(const std::string& key) const { return keys_.contains(key); }
-  /// Nothing in the database holds these keys, as it was asked when `serial()` was this.
-  void release(const std::string& key, std::uint64_t askedAt);
+  /// Is the key held, and has nothing changed there since `serial()` was this? Else what the
+  /// database said of it then is no longer true.
+  [[nodiscard]] bool heldSince(const std::string& key, std::uint64_t askedAt) const;
+  /// Nothing in the database holds it.
+  void release(const std::string& key) { keys_.erase(key); }
   [[nodiscard]] std::uint64_t serial() const { return serial_; }
 
   /// Is the time of the next refused one to be thought of?
@@ -120,7 +124,7 @@ class Parking {
     int lane = 0;
     std::int64_t firstId = 0;  // events before it, which are read again after a crash, do not wait
     std::size_t events = 0;
-    std::uint64_t serial = 0;  // of the latest
+    std::uint64_t serial = 0;  // of the latest change
   };
 
   [[nodiscard]] bool holdsKey(outbox::Reason reason, const std::string& type) const;
@@ -141,7 +145,8 @@ class Parking {
   std::uint64_t serial_ = 0;
   Boot nextReminder_{0};
   outbox::ParkedChanges changes_;
-  bool otherKind_ = false;  // one of them is parked for a reason of another kind than before
+  bool otherKind_ =
+      false;  // one of them is parked for a reason of another kind than before, or holds otherwise
 };
 
 }  // namespace pillion::relay

@@ -18,7 +18,8 @@ constexpr std::chrono::milliseconds kLookForAnswer{2};
 }  // namespace
 
 Prober::Prober(outbox::ParkedFeed& feed, Parking& parking, Suspicion& suspicion,
-               const RelayOptions& options, Counters& counters, const base::Clock& clock)
+               const RelayOptions& options, Counters& counters, const base::Clock& clock,
+               base::Random& random)
     : feed_(feed),
       parking_(parking),
       suspicion_(suspicion),
@@ -27,7 +28,7 @@ Prober::Prober(outbox::ParkedFeed& feed, Parking& parking, Suspicion& suspicion,
       clock_(clock),
       window_(std::min(options.windowEvents, amqp::kMostAtHungQueues), options.windowBytes,
               probeLimit(options)),
-      refusedBackoff_(options.refusedFirst, options.refusedMost) {}
+      refusedBackoff_(options.refusedFirst, options.refusedMost, 2.0, random) {}
 
 void Prober::useChannel(amqp::PublishChannel* channel) {
   channel_ = channel;
@@ -60,9 +61,15 @@ std::optional<Prober::Kind> Prober::nextQuestion(Boot now) const {
 }
 
 bool Prober::needsWritten(Boot now) const {
-  // A pass that goes on reads behind what is not written.
-  const bool goesOn = pass_ == Pass::Reading && nextQuestion(now) == Kind::Pass;
+  // A pass that goes on reads behind what is not written; unless that is of a type that it leaves
+  // alone from now on, and so all that seems to wait for it.
+  const bool goesOn = pass_ == Pass::Reading && nextQuestion(now) == Kind::Pass && !leavesMore();
   return goesOn ? !parking_.changes().park.empty() : parking_.mustBeWritten();
+}
+
+/// Than when it last read.
+bool Prober::leavesMore() const {
+  return left_.size() != leftAsked_ || !std::ranges::includes(left_, parking_.types().closed());
 }
 
 void Prober::ask(Boot now, outbox::Lanes lanes) {
@@ -83,6 +90,7 @@ void Prober::ask(Boot now, outbox::Lanes lanes) {
       if (pass_ == Pass::None) beginPass();
       question.after = passAt_;
       question.names.assign(left_.begin(), left_.end());
+      leftAsked_ = left_.size();
       movableAsked_ = parking_.parkedMovable();
       break;
     case Kind::Heads:
@@ -138,9 +146,10 @@ void Prober::take(ParkedAnswer answer, Boot now) {
 
 void Prober::takeHeads(const ParkedQuestion& asked, const ParkedAnswer& answer) {
   for (const std::string& key : asked.names) {
+    if (!parking_.heldSince(key, serialAsked_)) continue;
     const auto head = answer.heads.find(key);
     if (head == answer.heads.end()) {
-      parking_.release(key, serialAsked_);
+      parking_.release(key);
     } else if (outbox::isOfType(head->second.reason) || head->second.reason == Reason::Held) {
       // While a pass is at it, that is known. Else it waits for nothing but its type.
       if (pass_ == Pass::None && idle()) passWanted_ |= parking_.isHead(key, head->second);
@@ -176,14 +185,17 @@ void Prober::stopFollowing() {
 
 void Prober::enter(outbox::ParkedRow& row, As as) {
   const ParkedPlace place{.as = as, .seq = row.seq, .reason = row.reason, .holds = row.holds};
-  auto made = itemFrom(row.row);
-  auto* item = std::get_if<ItemPtr>(&made);
-  if (item != nullptr && !suspicion_.isSuspect((*item)->id)) {
-    (*item)->parked = place;
-    unsettled_.addParked(std::move(*item));
-    return;
+  const bool isSuspect = suspicion_.isSuspect(row.row.id);
+  if (!isSuspect) {
+    auto made = itemFrom(row.row);
+    if (auto* item = std::get_if<ItemPtr>(&made)) {
+      (*item)->parked = place;
+      unsettled_.addParked(std::move(*item));
+      return;
+    }
   }
-  parking_.giveUp(row, item == nullptr ? Reason::Invalid : Reason::Suspect);
+  parking_.giveUp(row, isSuspect ? Reason::Suspect : Reason::Invalid);
+  if (row.holds) keptKeys_.try_emplace(row.row.key, row.seq);
   ended(place, row.row.type);
 }
 

@@ -36,7 +36,8 @@ class Prober {
   using Boot = base::Clock::Boot;
 
   Prober(outbox::ParkedFeed& feed, Parking& parking, Suspicion& suspicion,
-         const RelayOptions& options, Counters& counters, const base::Clock& clock);
+         const RelayOptions& options, Counters& counters, const base::Clock& clock,
+         base::Random& random);
 
   /// A new connection, whose second channel is not open yet; or none: what was in flight is unknown
   /// and will be sent again.
@@ -82,6 +83,7 @@ class Prober {
   }
 
   [[nodiscard]] std::optional<Kind> nextQuestion(Boot now) const;
+  [[nodiscard]] bool leavesMore() const;
   void beginPass();
   void take(outbox::ParkedAnswer answer, Boot now);
   void takeHeads(const outbox::ParkedQuestion& asked, const outbox::ParkedAnswer& answer);
@@ -91,6 +93,7 @@ class Prober {
   void ended(const ParkedPlace& place, const std::string& type);
   [[nodiscard]] bool mustStay(const Item& item) const;
   bool settleUnsent(const Item& next);
+  void gone(const Item& item);
   void keepKey(const Item& item);
   void sendNext(Boot now);
   void settle(Verdict verdict, ItemPtr item);
@@ -117,7 +120,8 @@ class Prober {
   std::int64_t passFrom_ = 0;   // nothing that is parked has a lower seq
   std::int64_t passAt_ = 0;     // up to here it is read
   std::set<std::string> left_;  // types that the pass leaves alone
-  /// Of which an event has failed since the pass began, and its seq.
+  std::size_t leftAsked_ = 0;   // so many when it last read
+  /// Of which the pass leaves alone what has a higher seq: it may have left an earlier one.
   std::unordered_map<std::string, std::int64_t> keptKeys_;
   std::uint64_t movableAsked_ = 0;
   std::uint64_t serialAsked_ = 0;

@@ -45,7 +45,7 @@ void Prober::sendBurst() {
 bool Prober::settleUnsent(const Item& next) {
   if (next.expiresAt && *next.expiresAt <= clock_.wall()) {
     ++counters_.expired;
-    parking_.settled(next);
+    gone(next);
   } else if (mustStay(next)) {
     if (next.parked->holds) keepKey(next);
   } else {
@@ -56,6 +56,14 @@ bool Prober::settleUnsent(const Item& next) {
   ended(*item->parked, item->message.type);
   unsettled_.settle(std::move(item));
   return true;
+}
+
+/// It is parked no longer. When the pass has left alone what waited for it, it must leave alone
+/// what comes behind as well, which waits for nothing any more.
+void Prober::gone(const Item& item) {
+  parking_.settled(item);
+  if (pass_ == Pass::None || !item.parked->holds) return;
+  if (item.parked->as != As::Pass || left_.contains(item.message.type)) keepKey(item);
 }
 
 /// It stays parked; those behind it, which are read already, must not overtake it.
@@ -112,7 +120,7 @@ void Prober::settle(Verdict verdict, ItemPtr item) {
     return;
   }
   ++(drop ? counters_.dropped : counters_.published);
-  parking_.settled(*item);
+  gone(*item);
   if (item->parked->as == As::Probe) {
     probed_.clear();
     parking_.types().open(item->message.type);

@@ -23,8 +23,8 @@ Reason SickTypes::reasonOf(const std::string& type) const {
 }
 
 bool SickTypes::add(const std::string& type, Reason reason, Boot now) {
-  const auto [entry, isNew] =
-      types_.try_emplace(type, Type{.reason = reason, .backoff = base::Backoff(first_, most_)});
+  const auto [entry, isNew] = types_.try_emplace(
+      type, Type{.reason = reason, .backoff = base::Backoff(first_, most_, 2.0, *random_)});
   Type& sick = entry->second;
   const bool isNews = isNew || sick.reason != reason;
   // Of many that were in flight together each says the same: the first has set the time.

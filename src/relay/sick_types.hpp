@@ -25,7 +25,8 @@ class SickTypes {
   using Boot = base::Clock::Boot;
   using Milliseconds = std::chrono::milliseconds;
 
-  SickTypes(Milliseconds first, Milliseconds most) : first_(first), most_(most) {}
+  SickTypes(Milliseconds first, Milliseconds most, base::Random& random = base::systemRandom())
+      : first_(first), most_(most), random_(&random) {}
 
   [[nodiscard]] bool contains(const std::string& type) const { return types_.contains(type); }
   [[nodiscard]] bool empty() const { return types_.empty(); }
@@ -79,6 +80,7 @@ class SickTypes {
 
   Milliseconds first_;
   Milliseconds most_;
+  base::Random* random_;
   std::map<std::string, Type> types_;
   std::map<std::string, Boot> recovered_;  // lately
 };

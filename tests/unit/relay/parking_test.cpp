@@ -169,15 +169,33 @@ TEST_CASE("what a relay before this one had parked is known with its lanes, and 
   CHECK_FALSE(c.parking.holds("k"));
 }
 
-TEST_CASE("a key that the database says is free is let go, unless it was held again since") {
+TEST_CASE("what the database said of a held key is old as soon as anything changes there") {
   Case c;
   c.parking.park(asParked(5, "t", "k"), Reason::Nacked, 1);
   const auto asked = c.parking.serial();
-  c.parking.park(asParked(6, "t", "k"), Reason::Nacked, 1);
-  c.parking.release("k", asked);
-  CHECK(c.parking.holds("k"));
-  c.parking.release("k", c.parking.serial());
-  CHECK_FALSE(c.parking.holds("k"));
+  CHECK(c.parking.heldSince("k", asked));
+  CHECK_FALSE(c.parking.heldSince("other", asked));
+  SUBCASE("held once more") {
+    c.parking.park(asParked(6, "t", "k"), Reason::Nacked, 1);
+    CHECK_FALSE(c.parking.heldSince("k", asked));
+  }
+  SUBCASE("tried, and it holds it still") {
+    c.parking.retried(*parkedItem(5, "t", "k", Reason::Nacked, true), Reason::Unconfirmed);
+    CHECK_FALSE(c.parking.heldSince("k", asked));
+  }
+  SUBCASE("one of two is gone") {
+    c.parking.park(asParked(6, "t", "k"), Reason::Nacked, 1);
+    const auto later = c.parking.serial();
+    c.parking.settled(*parkedItem(5, "t", "k", Reason::Nacked, true));
+    CHECK_FALSE(c.parking.heldSince("k", later));
+    CHECK(c.parking.heldSince("k", c.parking.serial()));
+  }
+  SUBCASE("nothing changed") {
+    c.parking.park(asParked(6, "t", "other"), Reason::Nacked, 1);
+    CHECK(c.parking.heldSince("k", asked));
+    c.parking.release("k");
+    CHECK_FALSE(c.parking.holds("k"));
+  }
 }
 
 TEST_CASE(

@@ -13,6 +13,7 @@
 #include "support/fake_broker.hpp"
 #include "support/fake_event_log.hpp"
 #include "support/manual_clock.hpp"
+#include "support/scripted_random.hpp"
 
 namespace pillion::test {
 
@@ -33,7 +34,7 @@ class EngineBench {
 
   /// A new incarnation of the relay, from the cursor that was saved last.
   void start() {
-    engine = std::make_unique<relay::Engine>(log, log, options, counters, clock);
+    engine = std::make_unique<relay::Engine>(log, log, options, counters, clock, random);
     engine->addLanes(log.saved);
     connect();
   }
@@ -117,6 +118,7 @@ class EngineBench {
   }
 
   ManualClock clock;
+  SeededRandom random{1};
   FakeEventLog log;
   std::map<std::int64_t, int> deaths;  // over an event, noted
   FakeBroker broker;

@@ -156,7 +156,7 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     answer_ = silent ? std::nullopt : std::optional(answerTo(question));
   }
   std::optional<outbox::ParkedAnswer> answer() override {
-    return std::exchange(answer_, std::nullopt);
+    return slow() ? std::nullopt : std::exchange(answer_, std::nullopt);
   }
 
   std::vector<Row> rows;
@@ -172,8 +172,9 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
   int fetches = 0;
   std::map<outbox::ParkedQuestion::Kind, int> questions;
   bool leaseLost = false;
-  bool silent = false;                 // parked events cannot be read
-  std::function<void()> whileWriting;  // a checkpoint
+  bool silent = false;                                // parked events cannot be read
+  std::function<bool()> slow = [] { return false; };  // an answer is on its way, and grows old
+  std::function<void()> whileWriting;                 // a checkpoint
 
  private:
   using Kind = outbox::ParkedQuestion::Kind;
@@ -191,8 +192,11 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     if (question.kind == Kind::Heads) {
       for (const auto& [seq, entry] : parked) {
         if (!entry.holds || std::ranges::count(question.names, entry.row.key) == 0) continue;
-        answer.heads.try_emplace(entry.row.key,
-                                 outbox::ParkedAnswer::Head{seq, entry.reason, entry.row.type});
+        const auto [head, isFirst] = answer.heads.try_emplace(
+            entry.row.key, outbox::ParkedAnswer::Head{seq, entry.reason, entry.row.type});
+        if (!isFirst && entry.row.id < parked.at(head->second.seq).row.id) {
+          head->second = {seq, entry.reason, entry.row.type};
+        }
       }
       return answer;
     }
@@ -207,7 +211,7 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
         answer.end = false;
         break;
       }
-      if (matches(question, seq, entry)) {
+      if (matches(question, entry)) {
         answer.rows.push_back({seq, entry.reason, entry.holds, entry.row});
       }
       answer.upTo = seq;
@@ -215,8 +219,7 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     return answer;
   }
 
-  [[nodiscard]] bool matches(const outbox::ParkedQuestion& question, std::int64_t seq,
-                             const Parked& entry) const {
+  [[nodiscard]] bool matches(const outbox::ParkedQuestion& question, const Parked& entry) const {
     const auto left = [&](const std::string& type) {
       return std::ranges::count(question.names, type) > 0;
     };
@@ -227,7 +230,7 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     if (own(entry.reason) || left(entry.row.type)) return false;
     return std::ranges::none_of(parked, [&](const auto& before) {
       const Parked& holder = before.second;
-      return before.first < seq && holder.holds && holder.row.key == entry.row.key &&
+      return holder.row.id < entry.row.id && holder.holds && holder.row.key == entry.row.key &&
              (own(holder.reason) || left(holder.row.type));
     });
   }
