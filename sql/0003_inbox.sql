@@ -66,11 +66,11 @@ create index inbox_parked_due on inbox_parked (consumer, next_attempt_at)
   where next_attempt_at is not null;
 
 -- Records ids with their sources and returns those that are new, each with: has the consumer parked
--- events, and which transaction is this. Waits for other transactions that are recording the same ids,
+-- events. Waits for other transactions that are recording the same ids,
 -- but not for long, since one of them may be a handler's that hangs. What handlers wait for later is
 -- their own business, so the limit ends with this function.
 create function claim_events(claimer text, ids uuid[], sources text[])
-  returns table (new_id uuid, new_source text, any_parked boolean, in_transaction xid8)
+  returns table (new_id uuid, new_source text, any_parked boolean)
   language plpgsql set search_path from current set row_security = off
   set lock_timeout = '1s' as $$
 declare
@@ -89,9 +89,17 @@ begin
   -- A statement of its own has a snapshot of its own: what the one above waited for may have parked
   -- an event.
   return query
-    select n.id, n.source, exists (select from inbox_parked p where p.consumer = claimer),
-           pg_current_xact_id()
+    select n.id, n.source, exists (select from inbox_parked p where p.consumer = claimer)
       from unnest(new_ids, new_sources) as n(id, source);
+end $$;
+
+-- Stands in the way of whoever would end the transaction of a batch before its consumer does, by
+-- whatever text: it is read by a cursor that is to outlive the transaction, which PostgreSQL does at
+-- COMMIT. The consumer closes the cursor first.
+create function refuse_commit() returns int language plpgsql volatile as $$
+begin
+  raise exception using errcode = 'invalid_transaction_termination',
+    message = 'the handler tried to end the transaction that it was given';
 end $$;
 
 -- As sequences() says it of the outbox.

@@ -178,9 +178,11 @@ class EventConsumer {
   ///
   /// `tx` is a savepoint inside the transaction that records the event's id: whatever is written
   /// through it commits exactly if the id does. Do not keep it, or the event, beyond the call. The
-  /// savepoint is what makes a handler that commits or aborts by itself harmless. It does not help
-  /// against `COMMIT` or `ROLLBACK [TO]` sent as SQL text: never do that. With `workers` above 1,
-  /// handlers are called by several threads at a time.
+  /// savepoint is what makes a handler that commits or aborts by itself harmless. `COMMIT` or
+  /// `ROLLBACK` as SQL text make its event fail: never send them. Other handlers' events may share
+  /// the transaction, but what a handler changes besides rows (settings, the role, temporary
+  /// tables, advisory locks of the session) is put back before the next one. With `workers` above
+  /// 1, handlers are called by several threads at a time.
   ///
   /// A handler without `tx` is for effects outside the database (a cache in memory, a log line):
   /// those happen at least once, since nothing can roll them back.

@@ -144,19 +144,18 @@ std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& sch
   return Wait(integerOf(next[0][0]));
 }
 
-std::string lockTaken(pqxx::transaction_base& tx, const std::string& schema,
-                      const ParkedEvent& event) {
+bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
   // A row that a policy hides is not one that somebody else has. For this statement alone: the
   // service's own tables may have policies that its handlers live by.
   tx.exec("set local row_security = off");
   const auto locked = execute(
       tx,
-      inSchema("select pg_current_xact_id() from {schema}.inbox_parked where seq ="
+      inSchema("select from {schema}.inbox_parked where seq ="
                " $1::text::bigint and attempts = $2::text::int for no key update skip locked",
                schema),
       {std::to_string(event.seq), std::to_string(event.attempts)});
   tx.exec("set local row_security to default");
-  return locked.empty() ? "" : textOf(locked[0][0]);
+  return !locked.empty();
 }
 
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,

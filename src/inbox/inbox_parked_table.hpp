@@ -47,10 +47,9 @@ bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const 
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer);
 
-/// Locks the row until the transaction ends, but lets others queue up behind it. Returns the
-/// transaction's id; empty when the row is not as it was taken, or somebody else works on it.
-std::string lockTaken(pqxx::transaction_base& tx, const std::string& schema,
-                      const ParkedEvent& event);
+/// Locks the row until the transaction ends, but lets others queue up behind it. False when the row
+/// is not as it was taken, or somebody else works on it.
+bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
 /// Removes it, and makes the next of its key due.
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const ParkedEvent& event);

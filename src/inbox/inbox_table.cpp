@@ -18,14 +18,48 @@ using postgres::textOf;
 
 constexpr int kDeleteBatch = 1'000;
 
+/// What outlives a transaction, or reaches from one handler to the next, and is no setting.
+constexpr const char* kFreshRest = "select pg_catalog.pg_advisory_unlock_all(); discard temp";
+
 }  // namespace
 
-void prepareClaim(pqxx::connection& connection, const std::string& schema) {
-  connection.prepare("pillion_claim",
-                     inSchema("select new_id, new_source, any_parked, in_transaction from"
-                              " {schema}.claim_events($1::text, $2::text::uuid[],"
-                              " $3::text::text[])",
-                              schema));
+void beginGuarded(pqxx::transaction_base& tx, const std::string& schema) {
+  // The isolation level, since with a snapshot for the whole transaction, a parked event that comes
+  // while the one in front is tried would be seen by neither side. The cursor, since one that is to
+  // outlive its transaction is read when that commits, and stands in the way of PREPARE
+  // TRANSACTION.
+  tx.exec("set transaction isolation level read committed; " + std::string(kFreshSettings) + "; " +
+          kFreshRest +
+          inSchema("; declare pillion_guard no scroll cursor with hold for select"
+                   " {schema}.refuse_commit()",
+                   schema));
+}
+
+void endGuard(pqxx::transaction_base& tx) {
+  tx.exec("close pillion_guard");
+}
+
+void freshenSession(pqxx::transaction_base& tx) {
+  tx.exec(std::string(kFreshSettings) + "; " + kFreshRest);
+}
+
+bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema) {
+  constexpr const char* kSets =
+      R"(set_config|(^|;|\mbegin|\mthen|\melse|\mloop)\s*set\s|\mset\s+(local|session|role)\M)";
+  const auto any = execute(
+      tx,
+      "select exists (select from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid ="
+      " p.pronamespace where n.nspname not in ('pg_catalog', 'information_schema', $1::text) and"
+      " p.prosrc ~* $2::text)",
+      {schema, kSets});
+  return any[0][0].as<bool>();
+}
+
+void prepareClaim(postgres::Session& connection, const std::string& schema) {
+  connection.prepare("pillion_claim", inSchema("select new_id, new_source, any_parked from"
+                                               " {schema}.claim_events($1::text, $2::text::uuid[],"
+                                               " $3::text::text[])",
+                                               schema));
 }
 
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
@@ -38,7 +72,6 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
   Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
   if (taken.empty()) return claimed;
   claimed.anyParked = textOf(taken[0][2]) == "t";
-  claimed.transaction = textOf(taken[0][3]);
   std::set<std::pair<std::string_view, std::string_view>> fresh;
   for (const auto& row : taken) {
     fresh.emplace(std::string_view(row[0].c_str(), row[0].size()),
@@ -48,10 +81,6 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
     claimed.isNew[i] = fresh.erase({events[i]->id, events[i]->source}) > 0;
   }
   return claimed;
-}
-
-std::string currentTransaction(pqxx::transaction_base& tx) {
-  return textOf(tx.exec("select pg_current_xact_id_if_assigned()")[0][0]);
 }
 
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,

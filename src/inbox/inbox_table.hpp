@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "amqp/message.hpp"
+#include "postgres/session.hpp"
 
 // Every statement on the tables `inbox` and `inbox_horizon`.
 
@@ -21,7 +22,23 @@ inline constexpr std::chrono::milliseconds kChildSpan{std::int64_t{1} << 26};
 /// Children that ids made by a clock that runs ahead may already be using.
 inline constexpr int kChildrenAhead = 2;
 
-void prepareClaim(pqxx::connection& connection, const std::string& schema);
+/// What a handler may have set, as it was when the session began. To be said before anything that
+/// needs a snapshot.
+inline constexpr const char* kFreshSettings =
+    "reset session authorization; reset role; reset all; set client_encoding = 'UTF8'";
+
+/// The first statement of a transaction in which handlers run: the session is as it was when it
+/// began, and whatever text would end the transaction fails until `endGuard`.
+void beginGuarded(pqxx::transaction_base& tx, const std::string& schema);
+/// Fails in any other transaction than that, and in one that has failed.
+void endGuard(pqxx::transaction_base& tx);
+/// The same between two handlers, with what is no setting: advisory locks, temporary tables.
+void freshenSession(pqxx::transaction_base& tx);
+/// Is there a function of the service's own by whose text a setting may be changed? A trigger may
+/// call it, and then no command tells of it.
+bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema);
+
+void prepareClaim(postgres::Session& connection, const std::string& schema);
 
 /// Records ids with their sources, in one statement. Waits for other transactions that are
 /// recording the same ones, for a second at most (then SQLSTATE 55P03). Needs prepareClaim on the
@@ -29,14 +46,10 @@ void prepareClaim(pqxx::connection& connection, const std::string& schema);
 struct Claimed {
   std::vector<bool> isNew;  // one per event; the second of two equal ones is not
   // Of no meaning when none is new:
-  bool anyParked = false;        // the consumer has parked events
-  std::string transaction = {};  // the id of the present one
+  bool anyParked = false;  // the consumer has parked events
 };
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
                  std::span<const amqp::Identity* const> events);
-
-/// The id of the transaction in progress; empty when there is none, or it has written nothing.
-std::string currentTransaction(pqxx::transaction_base& tx);
 
 /// As if it had never been taken.
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,

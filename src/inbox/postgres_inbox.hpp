@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "inbox/inbox.hpp"
 #include "inbox/inbox_table.hpp"
+#include "inbox/postgres_inbox_transaction.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion::inbox {
@@ -43,6 +44,7 @@ class PostgresInbox : public Inbox {
   std::chrono::hours window_;
   const base::Clock& clock_;
   std::unique_ptr<postgres::Connection> connection_;
+  bool functionsSet_ = true;
   WallTime horizon_;
 };
 

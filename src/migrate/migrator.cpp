@@ -70,7 +70,7 @@ namespace {
 
 constexpr int kAttempts = 5;
 
-std::vector<Migration> applyMissing(pqxx::connection& connection, const std::string& schema) {
+std::vector<Migration> applyMissing(postgres::Session& connection, const std::string& schema) {
   std::vector<Migration> done;
   pqxx::work tx{connection};
   migrate::lockAndCreate(tx, schema);
@@ -86,7 +86,7 @@ std::vector<Migration> applyMissing(pqxx::connection& connection, const std::str
   return done;
 }
 
-[[noreturn]] void sayWhoHolds(pqxx::connection& connection, const std::string& schema) {
+[[noreturn]] void sayWhoHolds(postgres::Session& connection, const std::string& schema) {
   pqxx::nontransaction tx{connection};
   throw DatabaseError(DatabaseError::Kind::Unavailable,
                       "migrating schema '" + schema +

@@ -149,7 +149,7 @@ namespace {
 
 /// One child, in a transaction of its own. A child that cannot be emptied now costs space, and a
 /// moment of the relay's time at most; it must not cost more.
-std::string truncateChild(pqxx::connection& connection, const std::string& schema, int child,
+std::string truncateChild(postgres::Session& connection, const std::string& schema, int child,
                           std::chrono::seconds keep) {
   // Not a dbtransaction of libpqxx: a role's default isolation level may be another one.
   pqxx::nontransaction tx{connection};
@@ -176,7 +176,7 @@ std::string truncateChild(pqxx::connection& connection, const std::string& schem
 
 }  // namespace
 
-std::map<std::string, int> truncatePublished(pqxx::connection& connection,
+std::map<std::string, int> truncatePublished(postgres::Session& connection,
                                              const std::string& schema, std::chrono::seconds keep) {
   std::map<std::string, int> outcomes;
   for (int child = 0; child < kRingChildren; ++child) {
@@ -202,7 +202,7 @@ bool notifies(pqxx::transaction_base& tx, const std::string& schema) {
   return result[0][0].as<bool>();
 }
 
-std::string notifyChannel(pqxx::connection& connection, const std::string& schema) {
+std::string notifyChannel(postgres::Session& connection, const std::string& schema) {
   pqxx::work tx{connection};
   return "pillion." +
          textOf(tx.exec(inSchema("select '{schema}.outbox'::regclass::oid::text", schema))[0][0]);

@@ -14,6 +14,7 @@
 #include "event/row.hpp"
 #include "outbox/cursor.hpp"
 #include "outbox/row_columns.hpp"
+#include "postgres/session.hpp"
 #include "postgres/statement.hpp"
 
 // Every statement on the table `outbox`.
@@ -87,7 +88,7 @@ inline constexpr int kRingChildren = 8;
 
 /// Empties the children of the ring that hold nothing but published events older than `keep`.
 /// Returns how many children had which outcome: what truncate_published says, or "sqlstate …".
-std::map<std::string, int> truncatePublished(pqxx::connection& connection,
+std::map<std::string, int> truncatePublished(postgres::Session& connection,
                                              const std::string& schema, std::chrono::seconds keep);
 
 /// Begins the next child of the ring when the current one has events older than `age`.
@@ -95,7 +96,7 @@ bool rotateRing(pqxx::transaction_base& tx, const std::string& schema, std::chro
 
 /// The wake-up by NOTIFY: is its trigger there, what is its channel, does a relay sleep?
 bool notifies(pqxx::transaction_base& tx, const std::string& schema);
-std::string notifyChannel(pqxx::connection& connection, const std::string& schema);
+std::string notifyChannel(postgres::Session& connection, const std::string& schema);
 void setIdle(pqxx::transaction_base& tx, const std::string& schema, bool idle);
 
 struct RingSize {

@@ -21,7 +21,7 @@ namespace {
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 class Receiver : public pqxx::notification_receiver {
  public:
-  Receiver(pqxx::connection& connection, const std::string& channel, base::WakeEvent& wake)
+  Receiver(postgres::Session& connection, const std::string& channel, base::WakeEvent& wake)
       : notification_receiver(connection, channel), wake_(wake) {}
   void operator()(const std::string&, int) override { wake_.signal(); }
 

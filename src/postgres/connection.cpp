@@ -70,21 +70,21 @@ std::string oneLine(std::string text) {
 }
 
 #if PQXX_VERSION_MAJOR < 7
-void forbidReconnect(pqxx::connection& connection) {
+void forbidReconnect(Session& connection) {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
   connection.inhibit_reactivation(true);
 #pragma GCC diagnostic pop
 }
 #else
-void forbidReconnect(pqxx::connection&) {}  // libpqxx 7 never reconnects
+void forbidReconnect(Session&) {}  // libpqxx 7 never reconnects
 #endif
 
 /// What a role, a database or the environment may have set otherwise, for connections that serve
 /// Pillion alone: handlers and publishers find theirs as they left it. Behind a pooler the session
 /// is not ours to change, so functions set what they depend on once more, and the rest is looked at
 /// when a connection begins (see requireCurrentSchema).
-void settleSession(pqxx::connection& connection) {
+void settleSession(Session& connection) {
   pqxx::nontransaction tx{connection};
   if (tx.exec("select pg_backend_pid()")[0][0].as<int>() != connection.backendpid()) return;
   tx.exec(

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/watchdog.hpp"
+#include "postgres/session.hpp"
 
 namespace pillion::postgres {
 
@@ -21,20 +22,21 @@ class Connection {
  public:
   Connection(const std::string& text, std::chrono::milliseconds answerTimeout,
              base::StopBound bound)
-      : connection_(text),
+      : session_(text),
         answerTimeout_(answerTimeout),
-        watchdog_(connection_.sock(), std::move(bound)) {}
+        watchdog_(session_->sock(), std::move(bound)) {}
 
   /// As the library knows it, which is what a transaction is made on. Not a base: the library's has
   /// no virtual destructor, and would be deleted without its watchdog.
-  operator pqxx::connection&() { return connection_; }
-  pqxx::connection* operator->() { return &connection_; }
+  operator Session&() { return session_; }
+  Session* operator->() { return session_.operator->(); }
+  [[nodiscard]] OpenSession& session() { return session_; }
 
   [[nodiscard]] std::chrono::milliseconds answerTimeout() const { return answerTimeout_; }
   [[nodiscard]] base::Watchdog& watchdog() { return watchdog_; }
 
  private:
-  pqxx::connection connection_;
+  OpenSession session_;
   std::chrono::milliseconds answerTimeout_;
   base::Watchdog watchdog_;
 };

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <optional>
+#include <pqxx/pqxx>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "inbox/inbox.hpp"
+#include "inbox/inbox_table.hpp"
+#include "postgres/kept_savepoint.hpp"
+#include "postgres/session.hpp"
+
+namespace pillion::inbox {
+
+/// One transaction of an inbox. No text that a handler runs can commit it, and no handler finds
+/// what another one has changed besides rows. `functionsSet`: see `anyFunctionSets`.
+class PostgresInboxTransaction : public InboxTransaction {
+ public:
+  PostgresInboxTransaction(postgres::OpenSession& session, const std::string& schema,
+                           const std::string& consumer, bool functionsSet, WallTime now);
+
+  std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override;
+  bool holdBack(const Job& job, const amqp::Identity& identity) override;
+  void run(const Handler& handler, const Event& event) override;
+  void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
+            Wait wait) override;
+  bool lock(const ParkedEvent& event) override;
+  void unpark(const ParkedEvent& event, bool forget) override;
+  void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) override;
+  void commit() override;
+
+ private:
+  Transaction& handlersTransaction();
+  void leaveHandler();
+  void refresh();
+  void endHandlers();
+  template <typename Work>
+  void own(const char* doing, Work work) const;
+  [[noreturn]] void blame() const;
+  void requireConnection() const;
+  bool isForgotten(const std::string& eventId);
+
+  postgres::OpenSession& session_;
+  const std::string& schema_;
+  const std::string& consumer_;
+  bool functionsSet_;
+  WallTime now_;
+  std::size_t events_ = 0;  // that share it
+  bool anyParked_ = true;
+  bool guarded_ = true;
+  std::optional<WallTime> horizon_;
+  pqxx::work work_;
+  std::optional<postgres::KeptSavepoint> savepoint_;  // ends before work_
+};
+
+}  // namespace pillion::inbox
