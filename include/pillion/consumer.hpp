@@ -43,6 +43,16 @@ enum class OutsideWindowPolicy {
   Discard,     ///< acked and counted: for effects that nobody misses after so long
 };
 
+/// What happens to an event for whose type this instance has no handler.
+enum class UnhandledPolicy {
+  /// It is left to an instance that has one: parked in the service's database, later events of its
+  /// key behind it (see `ConsumerOptions::parked`). When no instance has had one for an hour it
+  /// goes to the dead-letter queue, reason `no-handler`. So instances of two versions can run side
+  /// by side while a service is replaced, whatever is new or gone in one of them.
+  DeadLetter,
+  Ignore,  ///< acked and counted: for a subscription that is wider than the handlers on purpose
+};
+
 struct ConsumerOptions {
   DatabaseOptions database = {};
   BrokerOptions broker = {};
@@ -96,6 +106,9 @@ struct ConsumerOptions {
   std::chrono::hours dedupeWindow{14 * 24};
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
 
+  /// Types without a handler are named in the log once an hour, with either policy.
+  UnhandledPolicy unhandled = UnhandledPolicy::DeadLetter;
+
   /// A handler that runs for longer than this is named in the log, once. Nothing interrupts it.
   /// After RabbitMQ's `consumer_timeout` (30 minutes) the broker closes the channel: the consumer
   /// connects again, the event is delivered again, and waits for the handler, which runs on.
@@ -110,13 +123,13 @@ struct ConsumerOptions {
 
 /// Counters since the consumer was created; they never go back.
 struct ConsumerStats {
-  std::uint64_t delivered = 0;     ///< messages received, redeliveries included
-  std::uint64_t applied = 0;       ///< handler's transaction committed
-  std::uint64_t duplicates = 0;    ///< already in the inbox: acked, handler not called
-  std::uint64_t ignored = 0;       ///< no handler for the type: acked
-  std::uint64_t failed = 0;        ///< attempts that ended in an exception
-  std::uint64_t parked = 0;        ///< events parked after their first failure
-  std::uint64_t held = 0;          ///< events parked behind one of their key
+  std::uint64_t delivered = 0;   ///< messages received, redeliveries included
+  std::uint64_t applied = 0;     ///< handler's transaction committed
+  std::uint64_t duplicates = 0;  ///< already in the inbox: acked, handler not called
+  std::uint64_t ignored = 0;     ///< no handler for the type, and `UnhandledPolicy::Ignore`
+  std::uint64_t failed = 0;      ///< attempts that ended in an exception
+  std::uint64_t parked = 0;  ///< events parked after their first failure, or for want of a handler
+  std::uint64_t held = 0;    ///< events parked behind one of their key
   std::uint64_t discarded = 0;     ///< outside the dedupe window, by OutsideWindowPolicy::Discard
   std::uint64_t deadLettered = 0;  ///< moved to `<queue>.dead` with a reason
   /// How long the handler has run that has run longest; 0 when none is running.
@@ -131,8 +144,7 @@ struct ConsumerStats {
 /// - throws anything else: rolled back; parked, and tried again by RetryPolicy; then dead-letter
 ///   queue, reason `handler-failed`;
 /// - aborts `tx` or swallows an SQL error: as if it had thrown;
-/// - is not there for the type: acked and counted as ignored; a parked event is left to an instance
-///   that has one, and goes to the dead-letter queue, reason `no-handler`, after an hour without.
+/// - is not there for the type: see UnhandledPolicy.
 ///
 /// Events at hand share a transaction. When one of them fails, that transaction is rolled back and
 /// the others are handled again without it: a handler may run more than once for one event, its
@@ -174,7 +186,8 @@ class EventConsumer {
   ~EventConsumer();
 
   /// Handles events of this type (an exact type, or a topic pattern; the exact one wins, then the
-  /// pattern registered first). Call before `start()`; ConfigError afterwards.
+  /// pattern registered first). Call before `start()`; ConfigError afterwards. `start()` refuses a
+  /// handler that none of the consumer's topic patterns can bring an event to.
   ///
   /// `tx` is a savepoint inside the transaction that records the event's id: whatever is written
   /// through it commits exactly if the id does. Do not keep it, or the event, beyond the call. The

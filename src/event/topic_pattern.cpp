@@ -39,6 +39,29 @@ bool matchesTopic(std::string_view pattern, std::string_view key) {
   return reachable[given.size()];
 }
 
+bool patternsMeet(std::string_view one, std::string_view other) {
+  const auto a = words(one);
+  const auto b = words(other);
+  // meets[i][j]: what is left of a from its word i, and of b from its word j.
+  std::vector<std::vector<bool>> meets(a.size() + 1, std::vector<bool>(b.size() + 1, false));
+  for (std::size_t i = a.size() + 1; i-- > 0;) {
+    for (std::size_t j = b.size() + 1; j-- > 0;) {
+      const bool manyA = i < a.size() && a[i] == "#";
+      const bool manyB = j < b.size() && b[j] == "#";
+      if (i == a.size() && j == b.size()) {
+        meets[i][j] = true;
+      } else if (manyA || manyB) {  // stands for no word, or for one more
+        meets[i][j] = (manyA && meets[i + 1][j]) || (manyB && meets[i][j + 1]) ||
+                      (manyA && j < b.size() && meets[i][j + 1]) ||
+                      (manyB && i < a.size() && meets[i + 1][j]);
+      } else if (i < a.size() && j < b.size()) {
+        meets[i][j] = (a[i] == "*" || b[j] == "*" || a[i] == b[j]) && meets[i + 1][j + 1];
+      }
+    }
+  }
+  return meets[0][0];
+}
+
 std::string topicExpression(std::string_view pattern) {
   std::string expression = "^";
   for (const std::string_view word : words(pattern)) {

@@ -9,6 +9,9 @@ namespace pillion {
 /// `#` any number of them.
 bool matchesTopic(std::string_view pattern, std::string_view key);
 
+/// Is there a key that both patterns match?
+bool patternsMeet(std::string_view one, std::string_view other);
+
 /// The same rule as a regular expression for a dot and the key: each word brings its dot, so that
 /// `#` can be no word at all.
 std::string topicExpression(std::string_view pattern);

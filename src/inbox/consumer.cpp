@@ -34,6 +34,12 @@ void require(bool holds, const std::string& problem) {
   if (!holds) throw ConfigError(problem);
 }
 
+std::string listed(const std::vector<std::string>& patterns) {
+  std::string text;
+  for (const std::string& pattern : patterns) text += (text.empty() ? "'" : ", '") + pattern + "'";
+  return text;
+}
+
 void validate(const RetryPolicy& retry) {
   require(retry.maxAttempts > 0, "consumer option retry.maxAttempts must be above zero");
   require(retry.first > std::chrono::milliseconds(0),
@@ -86,8 +92,10 @@ struct EventConsumer::State : inbox::ConsumerParts,
   /// From a start() to the stop() after it.
   struct Run {
     explicit Run(State& state)
-        : shared{state.options, state.topology.queue, state.handlers, queue, state.counters, watch,
-                 nextLook},
+        : shared{state.options,  state.topology.queue,
+                 state.handlers, queue,
+                 state.counters, watch,
+                 nextLook,       told},
           subscription(state.options.broker, state.topology, state.options, queue, wake,
                        state.counters, watch) {
       for (int i = 0; i < state.options.workers; ++i) {
@@ -99,6 +107,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
     inbox::DeliveryQueue queue{wake};
     inbox::HandlerWatch watch;
     inbox::NextLook nextLook;
+    base::OnceAnHour told;
     inbox::Shared shared;
     std::vector<std::unique_ptr<inbox::Worker>> workers;
     inbox::Subscription subscription;
@@ -244,6 +253,10 @@ void EventConsumer::start() {
   State& state = *state_;
   const base::MutexLock lock(state.mutex);
   if (state.run) return;
+  const std::string unreachable = state.handlers.unreachable(state.topology.patterns);
+  require(unreachable.empty(),
+          "consumer '" + state.topology.queue + "' has a handler for '" + unreachable +
+              "', which none of its topic patterns brings: " + listed(state.topology.patterns));
   auto run = std::make_shared<State::Run>(state);
   for (auto& worker : run->workers) worker->open();
   run->subscription.open();

@@ -50,7 +50,9 @@ std::optional<Outcome> admit(const Job& job, std::size_t index, const Handling& 
     throw BatchStopped(index, {problem->detail, problem->reason}, false);
   }
   const amqp::Identity& event = *job.event();
-  if (with.handlers.find(event.type) == nullptr) return Outcome::Ignored;
+  if (with.unhandled == UnhandledPolicy::Ignore && with.handlers.find(event.type) == nullptr) {
+    return Outcome::Ignored;
+  }
   if (mayApplyOutside(job, with) || with.inbox.remembers(event.id)) return std::nullopt;
   return outside(job, index, with);
 }
@@ -63,7 +65,9 @@ std::optional<Outcome> afterClaim(InboxTransaction& transaction, const Job& job,
   if (with.parked == ParkedPolicy::Hold && transaction.holdBack(job, *job.event())) {
     return Outcome::Held;
   }
-  return std::nullopt;
+  if (with.handlers.find(job.event()->type) != nullptr) return std::nullopt;
+  transaction.leaveToOthers(job, *job.event());
+  return Outcome::Left;
 }
 
 /// Keeps in `open` those that `decide` leaves open.

@@ -22,12 +22,13 @@ namespace pillion::inbox {
 /// |--------------|---------------------------------|-------------------------------------|
 /// | Applied      | effects and id, in one commit   | the handler returned                |
 /// | Duplicate    | nothing new                     | the id was there already            |
-/// | Ignored      | nothing                         | there is no handler for the type    |
+/// | Ignored      | nothing                         | no handler for the type, by policy  |
+/// | Left         | event and id in the database    | no handler for the type: to others  |
 /// | Parked       | event and id in the database    | its handler failed, or rejected it  |
 /// | Held         | event and id in the database    | an earlier one of its key is parked |
 /// | Discarded    | nothing                         | outside the window, by policy       |
 /// | DeadLettered | a copy in the dead-letter queue | no event, or outside the window     |
-enum class Outcome { Applied, Duplicate, Ignored, Parked, Held, Discarded, DeadLettered };
+enum class Outcome { Applied, Duplicate, Ignored, Left, Parked, Held, Discarded, DeadLettered };
 
 /// A batch ended at one of its deliveries; nothing of it was committed. Alone, that delivery is to
 /// be parked or, when it is no event at all, dead-lettered.
@@ -71,6 +72,7 @@ struct Handling {
   HandlerWatch& watch;
   ParkedPolicy parked = ParkedPolicy::Hold;
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
+  UnhandledPolicy unhandled = UnhandledPolicy::DeadLetter;
   const base::Clock& clock = base::systemClock();
 };
 

@@ -92,7 +92,8 @@ Delivered HandlerDriver::deliver(const Event& event) {
                                  .queue = state.queue,
                                  .watch = state.watch,
                                  .parked = ParkedPolicy::Continue,
-                                 .outsideWindow = state.parts.options.outsideWindow};
+                                 .outsideWindow = state.parts.options.outsideWindow,
+                                 .unhandled = UnhandledPolicy::Ignore};
   try {
     return resultOf(inbox::attemptBatch(jobs, handling).front());
   } catch (const inbox::BatchStopped& stopped) {

@@ -1,8 +1,18 @@
 #include "inbox/handler_table.hpp"
 
+#include <algorithm>
+
 #include "event/topic_pattern.hpp"
 
 namespace pillion::inbox {
+
+std::string HandlerTable::unreachable(const std::vector<std::string>& bound) const {
+  for (const auto& [pattern, handler] : handlers_) {
+    const auto meets = [&](const std::string& other) { return patternsMeet(pattern, other); };
+    if (std::ranges::none_of(bound, meets)) return pattern;
+  }
+  return "";
+}
 
 const Handler* HandlerTable::find(const std::string& type) const {
   const Handler* first = nullptr;

@@ -16,6 +16,10 @@ class HandlerTable {
     handlers_.emplace_back(std::move(pattern), std::move(handler));
   }
 
+  /// The first pattern that no key meets which any of these patterns brings; empty when there is
+  /// none.
+  [[nodiscard]] std::string unreachable(const std::vector<std::string>& bound) const;
+
   [[nodiscard]] const Handler* find(const std::string& type) const;
 
  private:

@@ -81,6 +81,8 @@ class InboxTransaction {
   /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
   /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
   virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;
+  /// Parks an event for whose type there is no handler here: see Inbox::leaveToOthers.
+  virtual void leaveToOthers(const Job& job, const amqp::Identity& identity) = 0;
   virtual void run(const Handler& handler, const Event& event) = 0;
   /// Parks the event after its first failed attempt.
   virtual void park(const Job& job, const amqp::Identity& identity, const Failure& failure,

@@ -71,6 +71,19 @@ bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
   return inserted.affected_rows() == 1;
 }
 
+void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
+                   const std::string& consumer, const Job& job, const amqp::Identity& identity) {
+  execute(
+      tx,
+      inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type, message,"
+               " attempts, next_attempt_at, unknown_since) select $1::text, $2::text::uuid,"
+               " $3::text, $4::text, $5::text, $6::bytea, 0, now + $7::text::bigint * interval"
+               " '1 millisecond', now from pg_catalog.clock_timestamp() as now",
+               schema),
+      {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
+       millisecondsOf(kUnknownAgain)});
+}
+
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
                                    const std::string& consumer, const Leases& leases) {
   const auto taken = execute(
@@ -111,14 +124,16 @@ void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const Pa
 }
 
 bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
-                   const Failure& failure, Wait wait, Wait limit) {
+                   const Failure& failure) {
   const auto left = execute(
       tx,
       inSchema(
           "update {schema}.inbox_parked p set attempts = p.attempts - 1, unknown_since ="
           " coalesce(p.unknown_since, t.moment), verdict = case when t.late then $3::text end,"
           " error = case when t.late then $4::text else p.error end, next_attempt_at = t.moment +"
-          " case when t.late then 0 else $5::text::bigint end * interval '1 millisecond' from"
+          " case when t.late then interval '0' else greatest($5::text::bigint * interval '1"
+          " millisecond', least($7::text::bigint * interval '1 millisecond', (t.moment -"
+          " coalesce(p.unknown_since, t.moment)) / 4)) end from"
           " (select seq, pg_catalog.clock_timestamp() as moment, coalesce(unknown_since <"
           " pg_catalog.clock_timestamp() - $6::text::bigint * interval '1 millisecond', false) as"
           " late from {schema}.inbox_parked where seq = $1::text::bigint for no key update) t"
@@ -126,7 +141,8 @@ bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const 
           " returning p.verdict",
           schema),
       {std::to_string(event.seq), std::to_string(event.attempts), failure.verdict, failure.error,
-       millisecondsOf(wait), millisecondsOf(limit)});
+       millisecondsOf(kUnknownAgain), millisecondsOf(kUnknownMost),
+       millisecondsOf(kUnknownAgainMost)});
   return !left.empty() && !left[0][0].is_null();
 }
 

@@ -29,6 +29,16 @@ void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
 bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const Job& job, const amqp::Identity& identity);
 
+/// How long an event whose type has no handler where it is stays there, until somebody else may
+/// look: so long at first, then a quarter of the time since, and when there is surely none.
+inline constexpr Wait kUnknownAgain{2'000};
+inline constexpr Wait kUnknownAgainMost{60'000};
+inline constexpr Wait kUnknownMost{3'600'000};
+
+/// One whose type has no handler here: to be tried by others.
+void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
+                   const std::string& consumer, const Job& job, const amqp::Identity& identity);
+
 /// When an event that was taken is due again, should whoever took it not be heard of.
 struct Leases {
   Wait handling{30'000};
@@ -40,10 +50,10 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
                                    const std::string& consumer, const Leases& leases);
 /// As if it had not been taken, unless somebody else has taken it since.
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
-/// For an instance that knows its type, after `wait`; the attempt is not counted. When none has
-/// been found for `limit` it gets the verdict of the failure. Returns whether it did.
+/// For an instance that knows its type; the attempt is not counted. When none has been found for
+/// kUnknownMost it gets the verdict of the failure. Returns whether it did.
 bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
-                   const Failure& failure, Wait wait, Wait limit);
+                   const Failure& failure);
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer);
 

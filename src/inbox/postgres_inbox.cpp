@@ -18,10 +18,6 @@ namespace {
 
 /// Instances and producers do not agree on the time to the second.
 constexpr std::chrono::hours kClockSlack{1};
-/// A parked event of a type that an instance does not know: when another one may look, and when
-/// there is surely none.
-constexpr std::chrono::seconds kUnknownAgain{2};
-constexpr std::chrono::hours kUnknownMost{1};
 /// Ids made further ahead than this could be in a child that is about to be emptied.
 constexpr std::chrono::hours kMostAhead{24};
 /// No consumer remembers for longer (consumer.hpp).
@@ -100,9 +96,8 @@ void PostgresInbox::giveBack(const ParkedEvent& event) {
 
 bool PostgresInbox::leaveToOthers(const ParkedEvent& event, const Failure& failure) {
   bool givenUp = false;
-  own("leaving a parked event to others", [&](auto& tx) {
-    givenUp = inbox::leaveToOthers(tx, schema_, event, failure, kUnknownAgain, kUnknownMost);
-  });
+  own("leaving a parked event to others",
+      [&](auto& tx) { givenUp = inbox::leaveToOthers(tx, schema_, event, failure); });
   return givenUp;
 }
 

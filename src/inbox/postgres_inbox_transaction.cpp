@@ -93,6 +93,11 @@ bool PostgresInboxTransaction::holdBack(const Job& job, const amqp::Identity& id
   return held;
 }
 
+void PostgresInboxTransaction::leaveToOthers(const Job& job, const amqp::Identity& identity) {
+  own("parking an event", [&] { insertUnknown(work_, schema_, consumer_, job, identity); });
+  anyParked_ = true;  // for those of its key that come in the same batch
+}
+
 void PostgresInboxTransaction::run(const Handler& handler, const Event& event) {
   const base::CauseScope scope(causeOf(event));
   try {

@@ -22,6 +22,7 @@ class PostgresInboxTransaction : public InboxTransaction {
 
   std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override;
   bool holdBack(const Job& job, const amqp::Identity& identity) override;
+  void leaveToOthers(const Job& job, const amqp::Identity& identity) override;
   void run(const Handler& handler, const Event& event) override;
   void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
             Wait wait) override;

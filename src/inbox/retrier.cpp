@@ -21,8 +21,6 @@ constexpr milliseconds kTurn{100};
 /// When the dead-letter queue has not taken a letter.
 constexpr milliseconds kLetterAgain{500};
 constexpr milliseconds kLetterMost{30'000};
-constexpr std::chrono::hours kTellAgain{1};
-constexpr std::size_t kMostTold = 1'000;
 
 }  // namespace
 
@@ -45,12 +43,13 @@ milliseconds NextLook::left() const {
 }
 
 Retrier::Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
-                 Counters& counters, NextLook& next, base::Random& random)
+                 Counters& counters, NextLook& next, base::OnceAnHour& told, base::Random& random)
     : consumer_(std::move(consumer)),
       options_(options),
       deadLetters_(deadLetters),
       counters_(counters),
       next_(next),
+      told_(told),
       random_(random),
       deadLetterQueue_("consumer '" + consumer_ + "', dead letters", kLetterAgain, kLetterMost) {}
 
@@ -125,19 +124,9 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
   ++counters_.applied;
 }
 
-/// Once an hour about each type or event.
-bool Retrier::mayTell(const std::string& about) {
-  const auto now = base::systemClock().boot();
-  if (tellAgain_.size() >= kMostTold) tellAgain_.clear();
-  auto& again = tellAgain_[about];
-  if (now < again) return false;
-  again = now + kTellAgain;
-  return true;
-}
-
 /// An instance of another version may have parked it, which is still there, or comes back.
 void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
-  const std::string& type = event.identity.type;
+  const std::string type = errorLine(event.identity.type);
   const Failure nobody{"no instance has had a handler for events of type '" + type + "'",
                        "no-handler"};
   if (with.inbox.leaveToOthers(event, nobody)) {
@@ -145,7 +134,7 @@ void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
                     nobody.error);
     return;
   }
-  if (!mayTell(type)) return;
+  if (!told_.mayTell("unhandled " + type)) return;
   logger()->warn(
       "consumer '{}': parked events of type '{}' have no handler here; they are left to"
       " other instances, and given up when none has one for an hour",
@@ -175,7 +164,7 @@ void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
   try {
     transaction->unpark(event, /*forget=*/true);
   } catch (const HandlerFailed& refused) {  // it waits alone, until its lease is over
-    if (!mayTell(event.identity.id)) return;
+    if (!told_.mayTell(event.identity.id)) return;
     logger()->error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
                     event.identity.id, refused.what());
     return;

@@ -2,13 +2,13 @@
 
 #include <atomic>
 #include <chrono>
-#include <map>
 #include <optional>
 #include <pillion/consumer.hpp>
 #include <stop_token>
 #include <string>
 
 #include "base/clock.hpp"
+#include "base/once_an_hour.hpp"
 #include "base/random.hpp"
 #include "base/reconnect.hpp"
 #include "inbox/counters.hpp"
@@ -42,7 +42,8 @@ class NextLook {
 class Retrier {
  public:
   Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
-          Counters& counters, NextLook& next, base::Random& random = base::systemRandom());
+          Counters& counters, NextLook& next, base::OnceAnHour& told,
+          base::Random& random = base::systemRandom());
 
   /// Is it time to look, or is an event still in hand that was not worked on? Other workers, which
   /// look first, cannot give that one back.
@@ -60,7 +61,6 @@ class Retrier {
  private:
   void work(const ParkedEvent& event, const Handling& with);
   void apply(const ParkedEvent& event, const Handler& handler, const Handling& with);
-  bool mayTell(const std::string& about);
   void leaveToOthers(const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
   void giveUp(const ParkedEvent& event, const Handling& with);
@@ -70,10 +70,10 @@ class Retrier {
   DeadLetterSink& deadLetters_;
   Counters& counters_;
   NextLook& next_;
+  base::OnceAnHour& told_;
   base::Random& random_;
   base::Reconnect deadLetterQueue_;
-  base::Clock::Boot nextLetter_{0};  // until then the dead-letter queue is left in peace
-  std::map<std::string, base::Clock::Boot> tellAgain_;  // by what it is about
+  base::Clock::Boot nextLetter_{0};    // until then the dead-letter queue is left in peace
   std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away
 };
 

@@ -7,6 +7,7 @@
 #include <pillion/log.hpp>
 
 #include "event/event_id.hpp"
+#include "inbox/inbox_parked_table.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion::inbox {
@@ -24,7 +25,8 @@ constexpr std::chrono::minutes kWarnOfBlockEvery{1};
 Worker::Worker(const Shared& shared)
     : shared_(shared),
       deadLetters_(shared.options.broker, shared.consumer + ".dead"),
-      retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook),
+      retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook,
+               shared.told),
       outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
@@ -66,7 +68,8 @@ Handling Worker::handling() {
           .queue = shared_.queue,
           .watch = shared_.watch,
           .parked = shared_.options.parked,
-          .outsideWindow = shared_.options.outsideWindow};
+          .outsideWindow = shared_.options.outsideWindow,
+          .unhandled = shared_.options.unhandled};
 }
 
 void Worker::serve(const std::stop_token& stop) {
@@ -133,7 +136,11 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   const std::size_t size = plan.size(left.size());
   const auto start = base::systemClock().boot();
   try {
-    for (const Outcome outcome : attemptBatch(left.first(size), handling())) count(outcome);
+    const auto outcomes = attemptBatch(left.first(size), handling());
+    for (std::size_t i = 0; i < size; ++i) {
+      count(outcomes[i]);
+      if (outcomes[i] == Outcome::Ignored || outcomes[i] == Outcome::Left) tellUnhandled(left[i]);
+    }
   } catch (const BatchTooSlow& slow) {
     plan.atMost(slow.fitting());
     return 0;
@@ -210,6 +217,9 @@ void Worker::count(Outcome outcome) {
     case Outcome::Ignored:
       ++counters.ignored;
       return;
+    case Outcome::Left:
+      shared_.nextLook.within(kUnknownAgain);
+      [[fallthrough]];
     case Outcome::Parked:
       ++counters.parked;
       return;
@@ -223,6 +233,20 @@ void Worker::count(Outcome outcome) {
       ++counters.deadLettered;
       return;
   }
+}
+
+void Worker::tellUnhandled(const Job& job) {
+  const std::string type = errorLine(job.event()->type);
+  if (!shared_.told.mayTell("unhandled " + type)) return;
+  if (shared_.options.unhandled == UnhandledPolicy::Ignore) {
+    logger()->info("consumer '{}': events of type '{}' have no handler here; they are ignored",
+                   shared_.consumer, type);
+    return;
+  }
+  logger()->warn(
+      "consumer '{}': events of type '{}' have no handler here; they are parked for instances that"
+      " have one, and given up when none has one for an hour",
+      shared_.consumer, type);
 }
 
 /// The queue is in order of time, so the first of a batch is about the oldest there is.

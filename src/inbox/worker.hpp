@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/backoff.hpp"
+#include "base/once_an_hour.hpp"
 #include "base/outage.hpp"
 #include "base/thread_safety.hpp"
 #include "inbox/batch_plan.hpp"
@@ -56,6 +57,7 @@ struct Shared {
   Counters& counters;
   HandlerWatch& watch;
   NextLook& nextLook;
+  base::OnceAnHour& told;
   std::shared_ptr<SharedOutage> outage =
       std::make_shared<SharedOutage>("consumer '" + consumer + "'");
 };
@@ -92,6 +94,7 @@ class Worker {
   bool guarded(const std::stop_token& stop, Work work);
   [[nodiscard]] Handling handling();
   void count(Outcome outcome);
+  void tellUnhandled(const Job& job);
   void warnOfWindow(const std::vector<Job>& jobs);
   void forgetOldWhenDue();
   void allIsWell();

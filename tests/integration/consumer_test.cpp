@@ -68,7 +68,9 @@ TEST_CASE("only events that a pattern matches reach the queue") {
       EventConsumer::create("picky", {"order.*", "product.#"}, world.consumerOptions());
   consumer->onEvent("#", [](const Event& e, Transaction& tx) { writeJournal(e, tx, e.type()); });
   consumer->start();
-  const auto others = EventConsumer::create("all", {"#"}, world.consumerOptions());
+  auto ignoring = world.consumerOptions();
+  ignoring.unhandled = UnhandledPolicy::Ignore;
+  const auto others = EventConsumer::create("all", {"#"}, ignoring);
   others->start();  // so that every event has a queue to go to
   const std::vector<Event> events{Event("order.placed", {}), Event("order.placed.late", {}),
                                   Event("product", {}), Event("product.created.twice", {}),
@@ -264,15 +266,20 @@ TEST_CASE("a handler that outlasts the broker's consumer timeout has its effect 
   CHECK(consumer->stats().deadLettered == 0);
 }
 
-TEST_CASE("an event without a handler is acked and counted as ignored") {
+TEST_CASE("an event without a handler can be ignored: acked, counted, and told of once") {
   const World world;
-  const auto consumer = EventConsumer::create("selective", {"#"}, world.consumerOptions());
+  const LogCapture log;
+  auto options = world.consumerOptions();
+  options.unhandled = UnhandledPolicy::Ignore;
+  const auto consumer = EventConsumer::create("selective", {"#"}, options);
   consumer->onEvent("known", [](const Event& e, Transaction& tx) { writeJournal(e, tx); });
   consumer->start();
-  send(world.exchange, std::vector<Event>{Event("unknown", {}), Event("known", {})});
+  send(world.exchange,
+       std::vector<Event>{Event("unknown", {}), Event("unknown", {}), Event("known", {})});
   CHECK(eventually(20s, [&] { return world.journal() == 1; }));
   CHECK(eventually(20s, [&] { return drainedQueue("selective.events"); }));
-  CHECK(consumer->stats().ignored == 1);
+  CHECK(consumer->stats().ignored == 2);
+  CHECK(log.count("events of type 'unknown' have no handler here; they are ignored") == 1);
   CHECK(consumer->stats().applied == 1);
   CHECK(world.inbox() == 1);
   CHECK(drainedQueue("selective.events.dead"));

@@ -8,6 +8,7 @@
 #include "support/scripted_random.hpp"
 
 using pillion::matchesTopic;
+using pillion::patternsMeet;
 
 namespace {
 
@@ -119,4 +120,49 @@ TEST_CASE("a pattern with very many '#' stays cheap") {
   CHECK(matchesTopic(pattern, key));
   CHECK_FALSE(matchesTopic(pattern + ".b", key));
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(100));
+}
+
+TEST_CASE("two patterns meet exactly when a key matches both") {
+  const std::vector<std::string> words{"a", "b", "*", "#"};
+  std::vector<std::string> patterns;
+  std::vector<std::string> keys;
+  for (const auto& one : words) {
+    patterns.push_back(one);
+    for (const auto& two : words) {
+      patterns.push_back(one + '.' + two);
+      for (const auto& three : words) patterns.push_back(one + '.' + two + '.' + three);
+    }
+  }
+  // Of up to six words, since that is as much as two patterns of three words can need; `c` is for
+  // what no word of theirs names.
+  std::vector<std::string> longest{""};
+  for (int length = 1; length <= 6; ++length) {
+    std::vector<std::string> longer;
+    for (const auto& key : longest) {
+      for (const char word : {'a', 'b', 'c'})
+        longer.push_back(key + (key.empty() ? "" : ".") + word);
+    }
+    keys.insert(keys.end(), longer.begin(), longer.end());
+    longest = std::move(longer);
+  }
+  std::vector<std::vector<bool>> matched;
+  for (const auto& pattern : patterns) {
+    std::vector<bool> row;
+    for (const auto& key : keys) row.push_back(matchesTopic(pattern, key));
+    matched.push_back(std::move(row));
+  }
+  int wrong = 0;
+  for (std::size_t i = 0; i < patterns.size(); ++i) {
+    for (std::size_t j = 0; j < patterns.size(); ++j) {
+      bool any = false;
+      for (std::size_t k = 0; k < keys.size() && !any; ++k) any = matched[i][k] && matched[j][k];
+      if (any != patternsMeet(patterns[i], patterns[j])) {
+        ++wrong;
+        MESSAGE(patterns[i], " and ", patterns[j]);
+      }
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK_FALSE(patternsMeet("account.*", "acount.credited"));
+  CHECK(patternsMeet("account.*", "account.credited"));
 }

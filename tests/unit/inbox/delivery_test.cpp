@@ -45,6 +45,9 @@ struct Bench : Inbox, DeadLetterSink {
       if (!bench_.heldKey.empty()) bench_.note("look " + event.id);
       return event.key == bench_.heldKey && !event.key.empty();
     }
+    void leaveToOthers(const Job&, const amqp::Identity& event) override {
+      bench_.note("leave " + event.id);
+    }
     void park(const Job&, const amqp::Identity& event, const Failure& failure, Wait) override {
       bench_.note("park " + event.id + " " + failure.error);
     }
@@ -98,6 +101,7 @@ struct Bench : Inbox, DeadLetterSink {
             .watch = watch,
             .parked = ParkedPolicy::Hold,
             .outsideWindow = outsideWindow,
+            .unhandled = unhandled,
             .clock = clock};
   }
 
@@ -130,6 +134,7 @@ struct Bench : Inbox, DeadLetterSink {
   } clock;
   bool remembered = true;
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
+  UnhandledPolicy unhandled = UnhandledPolicy::DeadLetter;
   std::string failAt;
   Steps steps;
   HandlerTable handlers;
@@ -160,9 +165,10 @@ TEST_CASE("a batch is one transaction, with an outcome for each of its events") 
   bench.push(idOf(3), "order.created");
   bench.push(idOf(4));
   CHECK(bench.attempt() ==
-        Outcomes{Outcome::Applied, Outcome::Duplicate, Outcome::Ignored, Outcome::Applied});
-  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "claim " + idOf(4),
-                             "run " + idOf(1), "run " + idOf(4), "commit", "end"});
+        Outcomes{Outcome::Applied, Outcome::Duplicate, Outcome::Left, Outcome::Applied});
+  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "claim " + idOf(3),
+                             "claim " + idOf(4), "leave " + idOf(3), "run " + idOf(1),
+                             "run " + idOf(4), "commit", "end"});
   CHECK(bench.acks() == 4);
 }
 
@@ -317,11 +323,21 @@ TEST_CASE("a dead letter that cannot be sent is not acked") {
   CHECK(bench.acks() == 0);
 }
 
-TEST_CASE("an event that nobody handles is acked without touching the database") {
+TEST_CASE("an event that is to be ignored is acked without touching the database") {
   Bench bench;
   bench.push(kId, "order.created");
+  bench.unhandled = UnhandledPolicy::Ignore;
   CHECK(bench.attempt() == Outcomes{Outcome::Ignored});
   CHECK(bench.steps.empty());
+  CHECK(bench.acks() == 1);
+}
+
+TEST_CASE("an event that nobody handles here is left to others with its id, and then acked") {
+  Bench bench;
+  bench.push(kId, "order.created");
+  CHECK(bench.attempt() == Outcomes{Outcome::Left});
+  CHECK(bench.steps == std::vector<std::string>{"begin", std::string("claim ") + kId,
+                                                std::string("leave ") + kId, "commit", "end"});
   CHECK(bench.acks() == 1);
 }
 
