@@ -114,6 +114,13 @@ struct ConsumerOptions {
   /// connects again, the event is delivered again, and waits for the handler, which runs on.
   std::chrono::milliseconds slowHandler{30'000};
 
+  /// How often exchange, queues and bindings are looked after, over a short connection of its own:
+  /// who deletes an exchange deletes its bindings, and a consumer without them is connected and
+  /// gets nothing. What is missing is made again; without `BrokerOptions::declareTopology` it is
+  /// only looked for, and named in the log. Above 0; what is published between the loss and the
+  /// look is not this consumer's.
+  std::chrono::milliseconds bindEvery{30'000};
+
   /// `stop()` returns within this and three seconds, also when a server hangs. A handler that still
   /// runs then is left behind: its query is cancelled, its transaction rolled back when it returns,
   /// and its event delivered again, which counts as no attempt. Left behind, too, is a thread that

@@ -74,6 +74,8 @@ void validate(const std::string& queue, const std::vector<std::string>& patterns
               "; 0 to 64 are possible");
   require(options.slowHandler > std::chrono::milliseconds(0),
           "consumer option slowHandler must be above zero");
+  require(options.bindEvery > std::chrono::milliseconds(0),
+          "consumer option bindEvery must be above zero");
   require(options.stopTimeout > std::chrono::milliseconds(0),
           "consumer option stopTimeout must be above zero");
   const auto days = std::chrono::duration_cast<std::chrono::days>(options.dedupeWindow);

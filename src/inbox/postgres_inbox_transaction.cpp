@@ -183,7 +183,7 @@ void PostgresInboxTransaction::leaveHandler() {
 
 /// The next handler begins with the session as it was, and with a savepoint of its own.
 void PostgresInboxTransaction::refresh() {
-  const std::string savepoint = work_.quote_name(std::string(savepoint_->name()));
+  const std::string savepoint = savepoint_->quotedName();
   if (!savepoint_->committed()) savepoint_->commit();
   savepoint_.reset();
   work_.exec("release savepoint " + savepoint);

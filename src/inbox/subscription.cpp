@@ -29,6 +29,7 @@ Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology 
       topology_(std::move(topology)),
       prefetch_(prefetchOfEach(consumer)),
       slowHandler_(consumer.slowHandler),
+      bindEvery_(consumer.bindEvery),
       queue_(queue),
       wake_(wake),
       counters_(counters),
@@ -56,6 +57,7 @@ void Subscription::connect() {
   queue_.newChannel();
   for (const std::string& queue : topology_.queues()) fresh->consume(queue, prefetch_);
   connection_ = std::move(fresh);
+  nextBind_ = base::systemClock().boot() + bindEvery_;
   broker_.connected();
 }
 
@@ -84,6 +86,7 @@ void Subscription::pump(const std::stop_token& stop) {
     broker_.holds(false);
     sendAcks();
     reportSlowHandlers();
+    lookAfterBindings();
   }
   // Without cancelling the consumers first: a cancelled one keeps what it was sent, and where it
   // was the single active one the next consumer gets what comes behind that at once. The end of the
@@ -111,6 +114,36 @@ void Subscription::reportSlowHandlers() {
   while (const auto slow = watch_.overdue(slowHandler_)) {
     logger()->warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
                    topology_.queue, slow->eventId, slow->type, slowHandler_.count());
+  }
+}
+
+/// Over another connection, since a refusal ends the channel, and with it all that was prefetched.
+/// AMQP shows an exchange, and no binding: those are made again each time.
+void Subscription::lookAfterBindings() {
+  if (base::systemClock().boot() < nextBind_) return;
+  nextBind_ = base::systemClock().boot() + bindEvery_;
+  try {
+    amqp::Connection look(options_, "consumer " + topology_.queue + ", bindings");
+    if (!options_.declareTopology) {
+      amqp::check(look, topology_);
+    } else {
+      const bool isThere = look.exchangeExists(topology_.exchange);
+      amqp::declare(look, topology_);
+      if (!isThere) {
+        logger()->warn(
+            "consumer '{}': exchange '{}' was gone; it is declared and bound again, and what was"
+            " published meanwhile may not have come here",
+            topology_.queue, topology_.exchange);
+      }
+    }
+    look.close();
+  } catch (const ConfigError& error) {
+    if (!told_.mayTell("bindings")) return;
+    logger()->warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
+                   error.what());
+  } catch (const Error& error) {  // its own connection will notice, if that is to last
+    logger()->debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
+                    error.what());
   }
 }
 

@@ -10,6 +10,7 @@
 #include "amqp/connection.hpp"
 #include "amqp/topology.hpp"
 #include "base/clock.hpp"
+#include "base/once_an_hour.hpp"
 #include "base/reconnect.hpp"
 #include "base/wake_event.hpp"
 #include "inbox/counters.hpp"
@@ -36,12 +37,16 @@ class Subscription {
   void handle(amqp::Incoming incoming);
   void sendAcks();
   void reportSlowHandlers();
+  void lookAfterBindings();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
   BrokerOptions options_;
   amqp::ConsumerTopology topology_;
   std::uint16_t prefetch_;  // of each of the queues
   std::chrono::milliseconds slowHandler_;
+  std::chrono::milliseconds bindEvery_;
+  base::Clock::Boot nextBind_{0};
+  base::OnceAnHour told_;
   DeliveryQueue& queue_;
   base::WakeEvent& wake_;
   Counters& counters_;

@@ -14,11 +14,18 @@ class KeptSavepoint : public pqxx::subtransaction {
 #if PQXX_VERSION_MAJOR >= 7
   KeptSavepoint(pqxx::dbtransaction& outer, const std::string& name)
       : pqxx::subtransaction(outer, name) {}
+  /// As the server knows it, quoted.
+  [[nodiscard]] std::string quotedName() const {
+    return quote_name(std::string(pqxx::transaction_focus::name()));
+  }
 #else
   KeptSavepoint(pqxx::dbtransaction& outer, const std::string& name)
       : pqxx::internal::namedclass("subtransaction", outer.conn().adorn_name(name)),
         pqxx::subtransaction(outer, name) {
     ensureBegun(*this);
+  }
+  [[nodiscard]] std::string quotedName() const {
+    return quote_name(name());
   }
 #endif
 

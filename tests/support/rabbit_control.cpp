@@ -124,6 +124,15 @@ void RabbitServer::deleteExchange(const std::string& exchange) const {
        "), false, <<\"test\">>), ok");
 }
 
+void RabbitServer::deleteBinding(const std::string& exchange, const std::string& key,
+                                 const std::string& queue) const {
+  const auto named = [](const std::string& kind, const std::string& name) {
+    return "rabbit_misc:r(<<\"/\">>, " + kind + ", " + binary(name) + ")";
+  };
+  eval("rabbit_binding:remove({binding, " + named("exchange", exchange) + ", " + binary(key) +
+       ", " + named("queue", queue) + ", []}, <<\"test\">>)");
+}
+
 void RabbitServer::suspendQueue(const std::string& queue, bool suspended) const {
   eval("{ok, Q} = " + lookup(queue) + ", sys:" + (suspended ? "suspend" : "resume") +
        "(amqqueue:get_pid(Q))");

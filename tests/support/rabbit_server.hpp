@@ -66,6 +66,8 @@ class RabbitServer {
   long queueDepth(const std::string& queue) const;
   void deleteQueue(const std::string& queue) const;
   void deleteExchange(const std::string& exchange) const;
+  void deleteBinding(const std::string& exchange, const std::string& key,
+                     const std::string& queue) const;
   // While suspended, a queue answers nobody: neither publishers nor the operator.
   void suspendQueue(const std::string& queue, bool suspended) const;
 
