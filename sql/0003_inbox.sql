@@ -42,6 +42,14 @@ create table inbox_horizon (
 );
 insert into inbox_horizon (horizon) values ('1970-01-01 00:00:00+00');
 
+-- For how long the consumers of this schema, which share the ring, want ids to be remembered: it is
+-- emptied by the longest of them.
+create table inbox_window (
+  consumer text        primary key,
+  hours    int         not null,
+  seen_at  timestamptz not null  -- an instance with this window said it last
+);
+
 -- Events whose handler failed, parked beside the data that they are to change. Their ids are in the
 -- inbox: they were taken from the queue, and what is left to do is done from here.
 create table inbox_parked (

@@ -111,6 +111,30 @@ WallTime lockHorizon(pqxx::transaction_base& tx, const std::string& schema) {
   return horizonOf(tx.exec(inSchema(kReadHorizon, schema) + " for share"));
 }
 
+WallTime readClock(pqxx::transaction_base& tx) {
+  return horizonOf(
+      tx.exec("select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint"));
+}
+
+std::chrono::hours agreeOnWindow(pqxx::transaction_base& tx, const std::string& schema,
+                                 const std::string& consumer, std::chrono::hours window) {
+  // Instances say it every hour. A consumer that has not been heard of for longer than any window
+  // has nothing to remember.
+  const auto longest = execute(
+      tx,
+      inSchema("with own as (insert into {schema}.inbox_window as w (consumer, hours, seen_at)"
+               " values ($1::text, $2::text::int, pg_catalog.clock_timestamp()) on conflict"
+               " (consumer) do update set hours = excluded.hours, seen_at = excluded.seen_at where"
+               " excluded.hours >= w.hours or w.seen_at < excluded.seen_at - interval '3 hours'"
+               " returning hours)"
+               " select greatest($2::text::int, (select max(hours) from {schema}.inbox_window where"
+               " seen_at > pg_catalog.clock_timestamp() - interval '25 days' and (consumer <>"
+               " $1::text or not exists (select from own))))",
+               schema),
+      {consumer, std::to_string(window.count())});
+  return std::chrono::hours(postgres::integerOf(longest[0][0]));
+}
+
 std::vector<OldChild> childrenBefore(WallTime horizon, WallTime now) {
   std::vector<OldChild> old;
   const auto current =

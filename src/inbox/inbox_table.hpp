@@ -10,7 +10,7 @@
 #include "amqp/message.hpp"
 #include "postgres/session.hpp"
 
-// Every statement on the tables `inbox` and `inbox_horizon`.
+// Every statement on the tables `inbox`, `inbox_horizon` and `inbox_window`.
 
 namespace pillion::inbox {
 
@@ -59,6 +59,14 @@ void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::
 WallTime readHorizon(pqxx::transaction_base& tx, const std::string& schema);
 /// The same, and it does not move until the transaction ends, whatever its isolation level.
 WallTime lockHorizon(pqxx::transaction_base& tx, const std::string& schema);
+
+/// PostgreSQL's clock: instances share the ring, and theirs need not agree.
+WallTime readClock(pqxx::transaction_base& tx);
+
+/// Says that this consumer remembers for so long, and returns the longest of all that have said so
+/// lately. Of the instances of one consumer the longest holds, for a while after it was last said.
+std::chrono::hours agreeOnWindow(pqxx::transaction_base& tx, const std::string& schema,
+                                 const std::string& consumer, std::chrono::hours window);
 
 /// The children whose whole span ended before `horizon`, and when each span ended.
 struct OldChild {

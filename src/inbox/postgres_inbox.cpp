@@ -37,23 +37,35 @@ PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consume
     migrate::requireCurrentSchema(tx, schema_);
     requireParkedSequence(tx, schema_);
     horizon_ = readHorizon(tx, schema_);
+    setClock(readClock(tx));
     functionsSet_ = anyFunctionSets(tx, schema_);
     prepareClaim(*connection_, schema_);
   });
+  own("noting the dedupe window",
+      [&](auto& tx) { longestWindow_ = agreeOnWindow(tx, schema_, consumer_, window_); });
+}
+
+void PostgresInbox::setClock(WallTime server) {
+  serverTime_ = server;
+  readAt_ = clock_.boot();
+}
+
+WallTime PostgresInbox::now() const {
+  return serverTime_ + std::chrono::duration_cast<WallTime::duration>(clock_.boot() - readAt_);
 }
 
 bool PostgresInbox::remembers(const std::string& eventId) const {
   const auto made = timeOfEventId(eventId);
   if (!made) return true;  // other versions are forgotten by the time they were applied
-  const auto now = clock_.wall();
+  const auto now = this->now();
   return *made >= std::max(horizon_, now - window_) && *made <= now + kMostAhead;
 }
 
 std::unique_ptr<InboxTransaction> PostgresInbox::begin() {
   std::unique_ptr<InboxTransaction> transaction;
   postgres::guarded("beginning a transaction", [&] {
-    transaction = std::make_unique<PostgresInboxTransaction>(
-        connection_->session(), schema_, consumer_, functionsSet_, clock_.wall());
+    transaction = std::make_unique<PostgresInboxTransaction>(connection_->session(), schema_,
+                                                             consumer_, functionsSet_, now());
   });
   return transaction;
 }
@@ -70,14 +82,20 @@ void PostgresInbox::own(const char* doing, Work work) {
 }
 
 bool PostgresInbox::forgetOld() {
-  const auto now = clock_.wall();
-  const auto before = now - window_ - kClockSlack;
   bool more = false;
+  own("noting the dedupe window", [&](auto& tx) {
+    setClock(readClock(tx));
+    longestWindow_ = agreeOnWindow(tx, schema_, consumer_, window_);
+  });
+  const auto now = this->now();
   postgres::guarded("forgetting old events", [&] {
-    for (const OldChild& old : childrenBefore(before, now)) truncate(old);
+    for (const OldChild& old : childrenBefore(now - longestWindow_ - kClockSlack, now)) {
+      truncate(old);
+    }
   });
   own("forgetting old events", [&](auto& tx) {
-    more = deleteOther(tx, schema_, consumer_, before, now - kLongestWindow - kClockSlack);
+    more = deleteOther(tx, schema_, consumer_, now - window_ - kClockSlack,
+                       now - kLongestWindow - kClockSlack);
     horizon_ = readHorizon(tx, schema_);
   });
   return more;

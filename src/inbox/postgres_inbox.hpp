@@ -38,6 +38,9 @@ class PostgresInbox : public Inbox {
   template <typename Work>
   void own(const char* doing, Work work);
   void truncate(const OldChild& old);
+  void setClock(WallTime server);
+  /// By PostgreSQL's clock, as it was read last.
+  [[nodiscard]] WallTime now() const;
 
   std::string schema_;
   std::string consumer_;
@@ -46,6 +49,9 @@ class PostgresInbox : public Inbox {
   std::unique_ptr<postgres::Connection> connection_;
   bool functionsSet_ = true;
   WallTime horizon_;
+  std::chrono::hours longestWindow_{0};  // of the schema's consumers
+  WallTime serverTime_;
+  base::Clock::Boot readAt_{0};
 };
 
 }  // namespace pillion::inbox

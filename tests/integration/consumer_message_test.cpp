@@ -299,9 +299,65 @@ TEST_CASE("another consumer with a longer window does not take a forgotten id fo
   CHECK(other.remembers(idOfAge(hours(13 * 24))));
 }
 
+TEST_CASE("a consumer's shorter window does not take from a neighbour what that remembers") {
+  for (const std::string neighbour : {"neighbour", "memory"}) {  // or an instance of its own
+    CAPTURE(neighbour);
+    Memory memory;
+    inbox::PostgresInbox longer(memory.world.database.options(), neighbour, hours(20 * 24));
+    inbox::PostgresInbox shortest(memory.world.database.options(), "short", hours(24));
+    const std::string old = idOfAge(hours(17 * 24));
+    REQUIRE(memory.apply(old));
+    memory.inbox.forgetOld();
+    shortest.forgetOld();
+    CHECK(memory.stored(old));
+    CHECK(longer.remembers(old));
+    // Nobody has heard of it for longer than any window.
+    memory.world.database.execute(
+        "update pillion.inbox_window set seen_at = now() - interval '26 days' where hours = 480");
+    memory.inbox.forgetOld();
+    CHECK_FALSE(memory.stored(old));
+  }
+}
+
+TEST_CASE("a window that was made shorter holds as soon as no instance says the longer one") {
+  Memory memory;
+  { const inbox::PostgresInbox longer(memory.world.database.options(), "memory", hours(20 * 24)); }
+  const std::string old = idOfAge(hours(17 * 24));
+  REQUIRE(memory.apply(old));
+  memory.inbox.forgetOld();
+  CHECK(memory.stored(old));
+  memory.world.database.execute(
+      "update pillion.inbox_window set seen_at = seen_at - interval '4 hours'");
+  memory.inbox.forgetOld();
+  CHECK_FALSE(memory.stored(old));
+  CHECK(memory.world.database.query("select hours from pillion.inbox_window") == "336");
+}
+
+TEST_CASE("an instance whose clock is wrong moves neither the horizon nor the window") {
+  for (const auto ahead : {hours(31 * 24), hours(-31 * 24), hours(400 * 24)}) {
+    CAPTURE(ahead.count());
+    Memory memory;
+    const std::string young = idOfAge(hours(1));
+    const std::string old = idOfAge(hours(13 * 24));
+    REQUIRE(memory.apply(young));
+    REQUIRE(memory.apply(old));
+    const SetClock wrong(base::systemClock().wall() + ahead);
+    inbox::PostgresInbox astray(memory.world.database.options(), "astray", hours(14 * 24), wrong);
+    astray.forgetOld();
+    CHECK(memory.stored(young));
+    CHECK(memory.stored(old));
+    CHECK(memory.inbox.remembers(idOfAge(hours(0))));
+    CHECK(astray.remembers(idOfAge(hours(0))));
+    CHECK_FALSE(astray.remembers(idOfAge(hours(15 * 24))));
+    CHECK(memory.world.database.count(
+              "select count(*) from pillion.inbox_horizon where horizon > now()") == 0);
+  }
+}
+
 TEST_CASE("an id that another consumer's shorter window has forgotten since is not applied again") {
   Memory memory;
   inbox::PostgresInbox longer(memory.world.database.options(), "memory", hours(20 * 24));
+  memory.world.database.execute("delete from pillion.inbox_window");  // it was never heard of
   const std::string old = idOfAge(hours(17 * 24));
   REQUIRE(memory.apply(old));
   // It remembers the horizon as it was when it connected.
@@ -409,6 +465,7 @@ TEST_CASE(
        std::chrono::steady_clock::now() < end; ++rounds) {
     memory.world.database.execute("update pillion.inbox_horizon set horizon = 'epoch'");
     inbox::PostgresInbox longer(memory.world.database.options(), "memory", hours(20 * 24));
+    memory.world.database.execute("delete from pillion.inbox_window");
     std::vector<std::string> inside;
     std::vector<std::string> outside;
     for (int i = 0; i < 20; ++i) {
