@@ -4,13 +4,19 @@
 #include <utility>
 
 namespace pillion::inbox {
+namespace {
+
+constexpr std::chrono::seconds kLongestAside{30};
+constexpr std::size_t kMostAside = 10'000;
+
+}  // namespace
 
 void DeliveryQueue::newChannel() {
   const base::MutexLock lock(mutex_);
   ++channel_;
   waiting_.clear();
-  tags_.clear();
-  firstOpenTag_ = 1;
+  open_.clear();
+  done_.clear();
 }
 
 void DeliveryQueue::push(amqp::Delivery delivery) {
@@ -20,9 +26,7 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
   {
     const base::MutexLock lock(mutex_);
     job.channel = channel_;
-    const std::uint64_t tag = job.delivery.tag;
-    if (tags_.empty()) firstOpenTag_ = tag;
-    tags_.resize(tag - firstOpenTag_ + 1, Tag::Open);
+    open_.insert(open_.end(), job.delivery.tag);
     waiting_.push_back(std::move(job));
     fresh_ = true;
   }
@@ -31,20 +35,20 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
 
 std::vector<DeliveryQueue::Ack> DeliveryQueue::takeAcks() {
   const base::MutexLock lock(mutex_);
+  const auto done = std::exchange(done_, {});
   std::vector<Ack> acks;
-  std::uint64_t lastDone = 0;  // the broker refuses a tag that it has had, also with `multiple`
-  while (!tags_.empty() && tags_.front() != Tag::Open) {
-    if (tags_.front() == Tag::Done) lastDone = firstOpenTag_;
-    tags_.pop_front();
-    ++firstOpenTag_;
+  // The broker refuses a tag that it has had, also with `multiple`: so it is the last of these, and
+  // all before it are done or were acked by themselves. Beyond one that is still open each is acked
+  // by itself: a slow handler must not use the prefetch up.
+  std::uint64_t lastBefore = 0;
+  for (const std::uint64_t tag : done) {
+    if (open_.empty() || tag < *open_.begin()) {
+      lastBefore = std::max(lastBefore, tag);
+    } else {
+      acks.push_back({tag, false});
+    }
   }
-  if (lastDone != 0) acks.push_back({lastDone, true});
-  // Beyond one that is still open: a slow handler must not use the prefetch up.
-  for (std::size_t i = 0; i < tags_.size(); ++i) {
-    if (tags_[i] != Tag::Done) continue;
-    tags_[i] = Tag::Acked;
-    acks.push_back({firstOpenTag_ + i, false});
-  }
+  if (lastBefore != 0) acks.push_back({lastBefore, true});
   return acks;
 }
 
@@ -76,11 +80,13 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
   std::size_t bytes = 0;
   std::deque<Job> left;
   std::size_t looked = 0;
+  const auto now = clock_.boot();
   for (; looked < waiting_.size() && batch.size() < most; ++looked) {
     Job& job = waiting_[looked];
     const amqp::Identity* event = job.event();
     const bool keyed = event != nullptr && !event->key.empty();
-    if (keyed && !mine.contains(event->key) && busyKeys_.contains(event->key)) {
+    const bool busy = keyed && !mine.contains(event->key) && busyKeys_.contains(event->key);
+    if (busy || (event != nullptr && isAside(*event, now))) {
       left.push_back(std::move(job));
       continue;
     }
@@ -99,9 +105,11 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
 void DeliveryQueue::ack(const Job& job) {
   {
     const base::MutexLock lock(mutex_);
-    if (job.channel != channel_ || job.delivery.tag < firstOpenTag_) return;
-    const std::uint64_t at = job.delivery.tag - firstOpenTag_;
-    if (at < tags_.size() && tags_[at] == Tag::Open) tags_[at] = Tag::Done;
+    if (const amqp::Identity* event = job.event()) {
+      if (!aside_.empty()) aside_.erase(nameOf(*event));
+    }
+    if (job.channel != channel_ || open_.erase(job.delivery.tag) == 0) return;
+    done_.push_back(job.delivery.tag);
   }
   toBroker_.signal();
 }
@@ -118,11 +126,24 @@ void DeliveryQueue::release(const std::vector<Job>& jobs) {
   filled_.notify_all();
 }
 
-void DeliveryQueue::putBack(std::span<const Job> jobs) {
+std::string DeliveryQueue::nameOf(const amqp::Identity& event) {
+  return event.key.empty() ? "id " + event.id : "key " + event.key;
+}
+
+bool DeliveryQueue::isAside(const amqp::Identity& event, base::Clock::Boot now) const {
+  if (aside_.empty()) return false;
+  const auto aside = aside_.find(nameOf(event));
+  return aside != aside_.end() && now < aside->second.until;
+}
+
+void DeliveryQueue::setAside(std::span<const Job> jobs) {
   const base::MutexLock lock(mutex_);
   if (jobs.empty() || jobs.front().channel != channel_) return;
+  if (aside_.size() >= kMostAside) aside_.clear();
+  Aside& aside = aside_[nameOf(*jobs.front().event())];
+  aside.until = clock_.boot() + aside.pause;
+  aside.pause = std::min(2 * aside.pause, kLongestAside);
   waiting_.insert(waiting_.begin(), jobs.begin(), jobs.end());
-  fresh_ = true;
 }
 
 bool DeliveryQueue::stale(const Job& job) const {

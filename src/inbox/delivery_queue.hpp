@@ -5,14 +5,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <variant>
 #include <vector>
 
 #include "amqp/channel.hpp"
+#include "base/clock.hpp"
 #include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
 
@@ -42,7 +45,8 @@ struct BatchLimit {
 class DeliveryQueue {
  public:
   /// `toBroker` is raised when there is something for the broker's thread to do.
-  explicit DeliveryQueue(base::WakeEvent& toBroker) : toBroker_(toBroker) {}
+  explicit DeliveryQueue(base::WakeEvent& toBroker, const base::Clock& clock = base::systemClock())
+      : toBroker_(toBroker), clock_(clock) {}
 
   // The broker's thread.
 
@@ -65,16 +69,28 @@ class DeliveryQueue {
                        const std::stop_token& stop);
   void ack(const Job& job);
   void release(const std::vector<Job>& jobs);
-  /// These come next again, in their order. To be released besides.
-  void putBack(std::span<const Job> jobs);
+  /// These, which are all of one key (or one event without), cannot be claimed, since another
+  /// transaction that does not end has recorded an id of theirs. They come again, in their order,
+  /// after a pause that grows each time from a second to half a minute; nobody gets any of their
+  /// key before. To be released besides.
+  void setAside(std::span<const Job> jobs);
   /// Has the channel of this job been lost meanwhile?
   [[nodiscard]] bool stale(const Job& job) const;
 
  private:
-  enum class Tag : char { Open, Done, Acked };
+  /// Of a key that was set aside.
+  struct Aside {
+    base::Clock::Boot until{0};
+    std::chrono::seconds pause{1};
+  };
+  /// What is set aside by: the key, or the id of an event without one.
+  static std::string nameOf(const amqp::Identity& event);
+  [[nodiscard]] bool isAside(const amqp::Identity& event, base::Clock::Boot now) const
+      PILLION_REQUIRES(mutex_);
   std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share) PILLION_REQUIRES(mutex_);
 
   base::WakeEvent& toBroker_;
+  const base::Clock& clock_;
   mutable base::Mutex mutex_;
   std::condition_variable_any filled_;
   std::uint64_t channel_ PILLION_GUARDED_BY(mutex_) = 0;
@@ -83,8 +99,9 @@ class DeliveryQueue {
   std::size_t idleWorkers_ PILLION_GUARDED_BY(mutex_) = 0;
   /// Something came since a worker last found nothing to take.
   bool fresh_ PILLION_GUARDED_BY(mutex_) = false;
-  std::uint64_t firstOpenTag_ PILLION_GUARDED_BY(mutex_) = 1;  // the tag of tags_.front()
-  std::deque<Tag> tags_ PILLION_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, Aside> aside_ PILLION_GUARDED_BY(mutex_);
+  std::set<std::uint64_t> open_ PILLION_GUARDED_BY(mutex_);     // tags that are not acked
+  std::vector<std::uint64_t> done_ PILLION_GUARDED_BY(mutex_);  // tags that are to be acked
 };
 
 }  // namespace pillion::inbox

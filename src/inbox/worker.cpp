@@ -147,7 +147,7 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   } catch (const ClaimBlocked&) {
     blocked_ += base::systemClock().boot() - start;
     plan.atMost(1);
-    return size > 1 ? 0 : letOthersPass(left);
+    return size > 1 ? 0 : setAside(left);
   } catch (const BatchStopped& stopped) {
     if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
     if (size > 1) {
@@ -162,7 +162,7 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   return size;
 }
 
-std::size_t Worker::letOthersPass(std::span<Job> left) {
+std::size_t Worker::setAside(std::span<Job> left) {
   const amqp::Identity event = *left.front().event();
   const auto now = base::systemClock().boot();
   if (lastWarnedOfBlock_.count() == 0 || now - lastWarnedOfBlock_ >= kWarnOfBlockEvery) {
@@ -177,12 +177,10 @@ std::size_t Worker::letOthersPass(std::span<Job> left) {
     return other != nullptr &&
            (event.key.empty() ? other->id == event.id : other->key == event.key);
   };
-  if (std::ranges::all_of(left, waits)) {
-    shared_.queue.putBack(left);
-    return left.size();
-  }
-  std::stable_partition(left.begin(), left.end(), [&](const Job& job) { return !waits(job); });
-  return 0;
+  const auto others = std::stable_partition(left.begin(), left.end(), waits);
+  const auto blocked = left.first(static_cast<std::size_t>(others - left.begin()));
+  shared_.queue.setAside(blocked);
+  return blocked.size();
 }
 
 Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {

@@ -84,9 +84,9 @@ class Worker {
   /// Tries the first few of those that are left. Returns how many of them are dealt with.
   std::size_t advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop);
   std::size_t attempt(std::span<Job> left, BatchPlan& plan);
-  /// The first cannot be claimed: those of other keys go first, and if there are none, other
-  /// deliveries. Returns how many are dealt with.
-  std::size_t letOthersPass(std::span<Job> left);
+  /// The first cannot be claimed: it is set aside with the others of its key, which are the first
+  /// of those that are left then. Returns how many these are.
+  std::size_t setAside(std::span<Job> left);
   /// What becomes of one that stopped its batch when it was alone.
   Outcome settle(const Job& job, const BatchStopped& stopped);
   /// Runs it; false after an outage, for which it has waited.

@@ -298,6 +298,42 @@ TEST_CASE("a handler that hangs elsewhere holds up its own key alone, and is tol
   CHECK(consumer->stats().failed == 0);
 }
 
+TEST_CASE("many keys that a hung batch holds elsewhere hold up no other key") {
+  const World world;
+  declareOnly(world, "besieged");
+  std::vector<Event> held;
+  for (const char* key : {"a", "b", "c", "d", ""}) {
+    held.push_back(Event("order.placed", {{"number", 1}}).setKey(key));
+  }
+  auto connection = world.database.connect();
+  std::optional<pqxx::work> hanging(connection);
+  for (const Event& event : held) {
+    hanging->exec_params(
+        "insert into pillion.inbox (consumer, event_id, source)"
+        " values ('besieged.events', $1, 'test')",
+        event.id());
+  }
+  send(world.exchange, held);
+  const auto consumer = journalConsumer(world, "besieged");  // one worker
+  consumer->start();
+  for (int round = 1; round <= 4; ++round) {
+    std::vector<Event> healthy;
+    for (int i = 0; i < 5; ++i) {
+      healthy.push_back(
+          Event("order.placed", {{"number", round}}).setKey("healthy" + std::to_string(i)));
+    }
+    healthy.push_back(Event("order.placed", {{"number", 1 + round}}).setKey("a"));
+    send(world.exchange, healthy);
+    CHECK(eventually(20s, [&] { return world.journal() == 5 * round; }));
+  }
+  CHECK(numbersOf(world, "a") == "");
+  hanging.reset();
+  CHECK(eventually(60s, [&] { return world.journal() == 29; }));
+  CHECK(world.journalIds() == 29);
+  CHECK(world.ordered());
+  CHECK(consumer->stats().failed == 0);
+}
+
 TEST_CASE("a batch with a hidden SQL error goes on while another key's event is parked") {
   const World world;
   auto options = world.consumerOptions();

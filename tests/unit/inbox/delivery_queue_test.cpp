@@ -4,12 +4,15 @@
 
 #include <thread>
 
+#include "support/manual_clock.hpp"
+
 using namespace std::chrono_literals;
 using pillion::amqp::Delivery;
 using pillion::base::WakeEvent;
 using pillion::inbox::BatchLimit;
 using pillion::inbox::DeliveryQueue;
 using pillion::inbox::Job;
+using pillion::test::ManualClock;
 using Tags = std::vector<std::uint64_t>;
 
 namespace pillion::inbox {
@@ -153,22 +156,77 @@ TEST_CASE("a key stays with its worker over a new channel, until that is through
   CHECK(tagsOf(taken(filled.queue)) == Tags{1});
 }
 
-TEST_CASE("what is put back comes next again, before the rest of its key") {
+TEST_CASE("what is set aside comes again after a growing pause, before the rest of its key") {
   WakeEvent wake;
-  DeliveryQueue queue(wake);
+  ManualClock clock;
+  DeliveryQueue queue(wake, clock);
   queue.newChannel();
-  for (std::uint64_t tag = 1; tag <= 4; ++tag) queue.push(delivery(tag, tag == 3 ? "b" : "a"));
-  const auto jobs = taken(queue, {.events = 2});
-  REQUIRE(jobs.size() == 2);
-  queue.putBack(jobs);
+  for (std::uint64_t tag = 1; tag <= 5; ++tag) queue.push(delivery(tag, tag == 3 ? "b" : "a"));
+  auto blocked = taken(queue, {.events = 2});
+  REQUIRE(tagsOf(blocked) == Tags{1, 2});
+  for (const auto pause : {1s, 2s, 4s, 8s, 16s, 30s, 30s}) {
+    CAPTURE(pause.count());
+    queue.setAside(blocked);
+    queue.release(blocked);
+    const auto others = taken(queue, {.events = 10});
+    for (const Job& job : others) queue.ack(job);  // "b", the first time
+    queue.release(others);
+    clock.advance(pause - 1ms);
+    CHECK(taken(queue, {.events = 10}).empty());
+    clock.advance(1ms);
+    blocked = taken(queue, {.events = 2});
+    CHECK(tagsOf(blocked) == Tags{1, 2});
+  }
+  for (const Job& job : blocked) queue.ack(job);
+  queue.release(blocked);
+  CHECK(tagsOf(taken(queue, {.events = 10})) == Tags{4, 5});
+}
+
+TEST_CASE("of many keys that are set aside each has its pause, and the others pass by all") {
+  WakeEvent wake;
+  ManualClock clock;
+  DeliveryQueue queue(wake, clock);
+  queue.newChannel();
+  std::uint64_t tag = 0;
+  for (const char* key : {"a", "b", "c", "d"}) queue.push(delivery(++tag, key));
+  const auto jobs = taken(queue, {.events = 3});
+  for (std::size_t i = 0; i < 3; ++i) queue.setAside(std::span(jobs).subspan(i, 1));
   queue.release(jobs);
-  const auto again = taken(queue, {.events = 10});
-  REQUIRE(again.size() == 4);
-  for (std::size_t i = 0; i < 4; ++i) CHECK(again[i].delivery.tag == i + 1);
+  CHECK(tagsOf(taken(queue, {.events = 10})) == Tags{4});
+  queue.push(delivery(5, "e"));
+  CHECK(tagsOf(taken(queue, {.events = 10})) == Tags{5});
+  clock.advance(1s);
+  CHECK(taken(queue, {.events = 10}).size() == 3);
+}
+
+TEST_CASE("one without a key is set aside alone, and by a lost channel with the rest") {
+  WakeEvent wake;
+  ManualClock clock;
+  DeliveryQueue queue(wake, clock);
   queue.newChannel();
-  queue.putBack(again);  // they will be delivered again
-  queue.release(again);
-  CHECK(taken(queue).empty());
+  auto first = delivery(1);
+  first.message.messageId = "0197f22e-79b0-7cc3-98c4-dc0c0c073990";
+  queue.push(std::move(first));
+  queue.push(delivery(2));
+  auto jobs = taken(queue, {.events = 1});
+  queue.setAside(jobs);
+  queue.release(jobs);
+  CHECK(tagsOf(taken(queue, {.events = 10})) == Tags{2});
+  queue.newChannel();
+  queue.setAside(jobs);  // they will be delivered again
+  clock.advance(1h);
+  CHECK(taken(queue, {.events = 10}).empty());
+}
+
+TEST_CASE("acks go beyond any number of open deliveries, each tag once") {
+  Filled filled(std::vector<std::string>(1'000, ""));
+  const auto jobs = taken(filled.queue, {.events = 1'000});
+  REQUIRE(jobs.size() == 1'000);
+  for (std::size_t i = 1; i < 1'000; i += 2) filled.queue.ack(jobs[i]);
+  CHECK(filled.queue.takeAcks().size() == 500);
+  CHECK(filled.queue.takeAcks().empty());
+  for (std::size_t i = 0; i < 999; i += 2) filled.queue.ack(jobs[i]);
+  CHECK(filled.queue.takeAcks() == Acks{{999, true}});  // not 1000 once more
 }
 
 TEST_CASE(
