@@ -120,7 +120,19 @@ void handle(InboxTransaction& transaction, const Batch& batch, const Handling& w
       throw BatchStopped(index, failed.failure(), true);
     } catch (const BatchStopped& stopped) {
       throw BatchStopped(index, stopped.failure(), false);
+    } catch (const DatabaseError& error) {
+      throw LostInHandler(index, error);
     }
+  }
+}
+
+/// A session that ended by a limit while a handler computed is missed here first.
+void commit(InboxTransaction& transaction, const Batch& batch) {
+  try {
+    together(batch, [&] { transaction.commit(); });
+  } catch (const DatabaseError& error) {
+    if (error.outcomeInDoubt()) throw;
+    throw LostInHandler(batch.jobs.size() / 2, error);
   }
 }
 
@@ -141,7 +153,7 @@ std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& wit
     PILLION_FAILPOINT("delivery.claimed");
     handle(*transaction, batch, with);
     PILLION_FAILPOINT("delivery.handled");
-    together(batch, [&] { transaction->commit(); });
+    commit(*transaction, batch);
     PILLION_FAILPOINT("delivery.committed");
   }
   for (const Job& job : jobs) with.queue.ack(job);

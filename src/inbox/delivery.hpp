@@ -64,6 +64,42 @@ class BatchTooSlow : public std::runtime_error {
   std::size_t fitting_;
 };
 
+/// PostgreSQL went away, or was out of something, while this handler ran. That may be the handler's
+/// own doing: a session can end by a limit of its role, or by a query that kills its process.
+class LostInHandler : public DatabaseError {
+ public:
+  LostInHandler(std::size_t index, const DatabaseError& error)
+      : DatabaseError(error), index_(index) {}
+  [[nodiscard]] std::size_t index() const { return index_; }
+
+ private:
+  std::size_t index_;
+};
+
+/// Counts how often in a row that was the same event. Others were handled in between, or at least a
+/// connection was opened: so it is the event's failure after a few times, and no outage.
+class LossesInARow {
+ public:
+  /// True when it is that event's failure now.
+  bool lost(const std::string& eventId) {
+    if (eventId != eventId_) times_ = 0;
+    eventId_ = eventId;
+    if (++times_ < kMost) return false;
+    times_ = 0;
+    return true;
+  }
+  static Failure failureOf(const Error& error) {
+    return {"its handler has lost the database " + std::to_string(kMost) +
+                " times in a row: " + error.what(),
+            ""};
+  }
+
+ private:
+  static constexpr int kMost = 3;
+  std::string eventId_;
+  int times_ = 0;
+};
+
 /// What a delivery is handled with.
 struct Handling {
   const HandlerTable& handlers;
@@ -79,7 +115,8 @@ struct Handling {
 /// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
 /// an outcome for each.
 ///
-/// Throws BatchStopped, BatchTooSlow and ClaimBlocked, and DatabaseError when the database is away.
+/// Throws BatchStopped, BatchTooSlow and ClaimBlocked, and DatabaseError when the database is away;
+/// LostInHandler when it was while a handler ran.
 /// Nothing was acked then, and nothing was committed unless the error is in doubt; the same
 /// deliveries are to be tried again, and the inbox decides.
 std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with);

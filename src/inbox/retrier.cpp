@@ -69,7 +69,8 @@ Failure Retrier::judged(Failure failure, int attempts) const {
 
 void Retrier::turn(const Handling& with, const std::stop_token& stop) {
   if (inHand_) {
-    with.inbox.giveBack(*inHand_);
+    failed_ ? noteFailure(*inHand_, *failed_, with) : with.inbox.giveBack(*inHand_);
+    failed_.reset();
     inHand_.reset();
     next_.within(milliseconds(0));
   }
@@ -77,13 +78,12 @@ void Retrier::turn(const Handling& with, const std::stop_token& stop) {
   const auto& clock = base::systemClock();
   const auto end = clock.boot() + kTurn;
   while (clock.boot() < end && !stop.stop_requested()) {
-    const auto due = with.inbox.nextDueIn();
-    if (!due || *due > milliseconds(0)) {
-      next_.within(due ? std::min(*due, kLook) : kLook);
+    inHand_ = with.inbox.takeDue();
+    if (!inHand_) {  // or another instance is at it
+      const auto due = with.inbox.nextDueIn();
+      if (due && *due > milliseconds(0)) next_.within(std::min(*due, kLook));
       return;
     }
-    inHand_ = with.inbox.takeDue();
-    if (!inHand_) return;  // another instance is at it
     work(*inHand_, with);
     inHand_.reset();
   }
@@ -108,6 +108,9 @@ void Retrier::work(const ParkedEvent& event, const Handling& with) {
       return noteFailure(event, failed.failure(), with);
     } catch (const BatchStopped& stopped) {
       return noteFailure(event, stopped.failure(), with);
+    } catch (const LostInHandler& lost) {
+      if (losses_.lost(event.identity.id)) failed_ = LossesInARow::failureOf(lost);
+      throw;
     }
   }
 }
@@ -116,8 +119,12 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
   const auto transaction = with.inbox.begin();
   if (!transaction->lock(event)) return;
   PILLION_FAILPOINT("parked.locked");
-  handleEvent(*transaction, handler, event.job, with.watch);
-  transaction->unpark(event, /*forget=*/false);
+  try {
+    handleEvent(*transaction, handler, event.job, with.watch);
+    transaction->unpark(event, /*forget=*/false);
+  } catch (const DatabaseError& error) {
+    throw LostInHandler(0, error);
+  }
   PILLION_FAILPOINT("parked.handled");
   transaction->commit();
   PILLION_FAILPOINT("parked.committed");

@@ -73,7 +73,9 @@ class Retrier {
   base::OnceAnHour& told_;
   base::Random& random_;
   base::Reconnect deadLetterQueue_;
-  base::Clock::Boot nextLetter_{0};    // until then the dead-letter queue is left in peace
+  base::Clock::Boot nextLetter_{0};  // until then the dead-letter queue is left in peace
+  LossesInARow losses_;
+  std::optional<Failure> failed_;      // of the one in hand, which could not be noted yet
   std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away
 };
 

@@ -148,6 +148,12 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
     blocked_ += base::systemClock().boot() - start;
     plan.atMost(1);
     return size > 1 ? 0 : setAside(left);
+  } catch (const LostInHandler& lost) {
+    const bool isFailure = losses_.lost(left[lost.index()].event()->id);
+    if (size > 1) plan.stoppedAt(lost.index());
+    if (!isFailure || size > 1 || shared_.watch.abandoned()) throw;
+    closeInbox();
+    count(settle(left.front(), BatchStopped(0, LossesInARow::failureOf(lost), true)));
   } catch (const BatchStopped& stopped) {
     if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
     if (size > 1) {

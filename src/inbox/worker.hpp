@@ -109,6 +109,7 @@ class Worker {
   PostgresInbox* cancellable_ PILLION_GUARDED_BY(cancelMutex_) = nullptr;
   base::Backoff outageBackoff_;
   BatchSize batchSize_;
+  LossesInARow losses_;
   int repeats_ = 0;                      // of one event that failed in passing
   std::chrono::nanoseconds blocked_{0};  // of the time for the batch in hand
   base::Clock::Boot nextForget_{0};

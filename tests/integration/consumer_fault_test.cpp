@@ -298,6 +298,49 @@ TEST_CASE("a handler that hangs elsewhere holds up its own key alone, and is tol
   CHECK(consumer->stats().failed == 0);
 }
 
+TEST_CASE("a handler that loses its own session again and again fails like any other") {
+  for (const std::string text :
+       {"select pg_terminate_backend(pg_backend_pid())",
+        "set idle_in_transaction_session_timeout = '1ms'; select pg_sleep(0)",
+        "do $$ begin raise exception using errcode = '53200', message = 'out of shared memory';"
+        " end $$",
+        "do $$ begin raise exception using errcode = '58030', message = 'disk'; end $$"}) {
+    CAPTURE(text);
+    const World world;
+    const LogCapture log;
+    declareOnly(world, "suicidal");
+    std::vector<Event> events{Event("order.placed", {{"number", 1}}).setKey("bad")};
+    for (const char* key : {"a", "b", "c"}) {
+      events.push_back(Event("order.placed", {{"number", 1}}).setKey(key));
+    }
+    events.push_back(Event("order.placed", {{"number", 2}}).setKey("bad"));
+    send(world.exchange, events);
+    auto options = world.consumerOptions();
+    options.broker.reconnectFirst = 10ms;
+    options.broker.reconnectMost = 50ms;
+    const auto consumer = EventConsumer::create("suicidal", {"#"}, options);
+    std::atomic<int> calls{0};
+    consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+      writeJournal(event, tx);
+      if (event.key() != "bad" || event.data()["number"] != 1) return;
+      ++calls;
+      tx.exec(text);
+      std::this_thread::sleep_for(20ms);  // idle in its transaction: that is the case
+    });
+    consumer->start();
+    CHECK(eventually(60s, [&] { return consumer->stats().deadLettered == 1; }));
+    CHECK(eventually(20s, [&] { return world.journal() == 4 && world.parked() == 0; }));
+    CHECK(world.journalIds() == 4);
+    CHECK(calls >= 9);  // three for each of the attempts
+    CHECK(calls <= 12);
+    CHECK(log.count("its handler has lost the database 3 times in a row") >= 3);
+    const auto letters = readDeadLetters(consumer->queue(), 1);
+    REQUIRE(letters.size() == 1);
+    CHECK(header(letters[0], "pillion-dead-reason") == "handler-failed");
+    CHECK(header(letters[0], "pillion-dead-attempts") == "3");
+  }
+}
+
 TEST_CASE("many keys that a hung batch holds elsewhere hold up no other key") {
   const World world;
   declareOnly(world, "besieged");
