@@ -256,7 +256,8 @@ void EventConsumer::start() {
   const base::MutexLock lock(state.mutex);
   if (state.run) return;
   const std::string unreachable = state.handlers.unreachable(state.topology.patterns);
-  require(unreachable.empty(),
+  // Without it the bindings are the operator's, and not known here.
+  require(unreachable.empty() || !state.options.broker.declareTopology,
           "consumer '" + state.topology.queue + "' has a handler for '" + unreachable +
               "', which none of its topic patterns brings: " + listed(state.topology.patterns));
   auto run = std::make_shared<State::Run>(state);

@@ -120,6 +120,8 @@ void handle(InboxTransaction& transaction, const Batch& batch, const Handling& w
       throw BatchStopped(index, failed.failure(), true);
     } catch (const BatchStopped& stopped) {
       throw BatchStopped(index, stopped.failure(), false);
+    } catch (const ServerAilment&) {
+      throw;
     } catch (const DatabaseError& error) {
       throw LostInHandler(index, error);
     }

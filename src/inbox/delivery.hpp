@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <map>
 #include <pillion/consumer.hpp>
 #include <span>
 #include <stdexcept>
@@ -76,16 +78,16 @@ class LostInHandler : public DatabaseError {
   std::size_t index_;
 };
 
-/// Counts how often in a row that was the same event. Others were handled in between, or at least a
-/// connection was opened: so it is the event's failure after a few times, and no outage.
+/// Counts how often that was the same event, whatever came in between. A connection was opened each
+/// time: so it is the event's failure after a few times, and no outage.
 class LossesInARow {
  public:
   /// True when it is that event's failure now.
   bool lost(const std::string& eventId) {
-    if (eventId != eventId_) times_ = 0;
-    eventId_ = eventId;
-    if (++times_ < kMost) return false;
-    times_ = 0;
+    if (times_.size() >= kMostEvents) times_.clear();
+    int& times = times_[eventId];
+    if (++times < kMost) return false;
+    times_.erase(eventId);
     return true;
   }
   static Failure failureOf(const Error& error) {
@@ -96,8 +98,8 @@ class LossesInARow {
 
  private:
   static constexpr int kMost = 3;
-  std::string eventId_;
-  int times_ = 0;
+  static constexpr std::size_t kMostEvents = 1'000;
+  std::map<std::string, int> times_;
 };
 
 /// What a delivery is handled with.

@@ -47,6 +47,12 @@ class ClaimBlocked : public DatabaseError {
                       "PostgreSQL: events are being applied in a transaction that does not end") {}
 };
 
+/// The server has no room left, or cannot read its disk: whatever event meets it.
+class ServerAilment : public DatabaseError {
+ public:
+  explicit ServerAilment(const std::string& message) : DatabaseError(Kind::Unavailable, message) {}
+};
+
 /// What the inbox says of an id that was recorded, or was to be.
 enum class Claim {
   New,
@@ -115,8 +121,9 @@ class Inbox {
   virtual bool forgetOld() = 0;
 
   /// A parked event that is due, its attempt counted already: one that ends the process is found
-  /// out by its count. Nothing when none is due.
-  virtual std::optional<ParkedEvent> takeDue() = 0;
+  /// out by its count. Those of types that were `left` here before are taken a while later, so that
+  /// others come first. Nothing when none is due.
+  virtual std::optional<ParkedEvent> takeDue(const std::vector<std::string>& left) = 0;
   /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not
   /// counted.
   virtual void giveBack(const ParkedEvent& event) = 0;

@@ -3,6 +3,7 @@
 #include <pillion/error.hpp>
 
 #include "inbox/stored_job.hpp"
+#include "postgres/array.hpp"
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
 
@@ -85,21 +86,25 @@ void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
 }
 
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
-                                   const std::string& consumer, const Leases& leases) {
+                                   const std::string& consumer, const Leases& leases,
+                                   const std::vector<std::string>& left) {
   const auto taken = execute(
       tx,
       inSchema("update {schema}.inbox_parked set attempts = attempts + (verdict is null)::int,"
                " next_attempt_at = pg_catalog.clock_timestamp() + (case when verdict is null then"
                " $2::text else $3::text end)::bigint * interval '1 millisecond' where seq ="
                " (select seq from {schema}.inbox_parked where consumer = $1::text and"
-               " next_attempt_at <= pg_catalog.clock_timestamp() order by next_attempt_at limit 1"
+               " next_attempt_at <= pg_catalog.clock_timestamp() and (verdict is not null or not"
+               " type = any($4::text::text[]) or next_attempt_at <= pg_catalog.clock_timestamp() -"
+               " interval '1500 milliseconds') order by next_attempt_at limit 1"
                " for no key update skip locked)"
                " returning seq, event_id, source, key, type, message, attempts,"
                " coalesce(verdict, ''), error, coalesce(" +
                    asRfc3339("first_failed_at") + ", ''), coalesce(" + asRfc3339("last_failed_at") +
                    ", '')",
                schema),
-      {consumer, millisecondsOf(leases.handling), millisecondsOf(leases.givingUp)});
+      {consumer, millisecondsOf(leases.handling), millisecondsOf(leases.givingUp),
+       postgres::arrayOf(left, [](const std::string& type) { return std::string_view(type); })});
   if (taken.empty()) return std::nullopt;
   const auto& row = taken[0];
   ParkedEvent event;

@@ -45,9 +45,11 @@ struct Leases {
   Wait givingUp{2'000};
 };
 
-/// One event that is due, with its attempt counted.
+/// One event that is due, with its attempt counted; of the types that were `left` for want of a
+/// handler only when nobody else has taken it for a while.
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
-                                   const std::string& consumer, const Leases& leases);
+                                   const std::string& consumer, const Leases& leases,
+                                   const std::vector<std::string>& left);
 /// As if it had not been taken, unless somebody else has taken it since.
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
 /// For an instance that knows its type; the attempt is not counted. When none has been found for

@@ -28,8 +28,8 @@ void beginGuarded(pqxx::transaction_base& tx, const std::string& schema) {
   // while the one in front is tried would be seen by neither side. The cursor, since one that is to
   // outlive its transaction is read when that commits, and stands in the way of PREPARE
   // TRANSACTION.
-  tx.exec("set transaction isolation level read committed; " + std::string(kFreshSettings) + "; " +
-          kFreshRest +
+  tx.exec("set transaction isolation level read committed; close all; " +
+          std::string(kFreshSettings) + "; " + kFreshRest +
           inSchema("; declare pillion_guard no scroll cursor with hold for select"
                    " {schema}.refuse_commit()",
                    schema));
@@ -45,7 +45,9 @@ void freshenSession(pqxx::transaction_base& tx) {
 
 bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema) {
   constexpr const char* kSets =
-      R"(set_config|(^|;|\mbegin|\mthen|\melse|\mloop)\s*set\s|\mset\s+(local|session|role)\M)";
+      R"re(set_config|(^|;|\*/|--[^\n]*\n|\mbegin|\mthen|\melse|\mloop)\s*set\s)re"
+      R"re(|\mset\s+(local|session|role)\M|execute\s+(format\s*\()?\s*'+\s*set\s)re"
+      R"re(|pg_(try_)?advisory_lock|create\s+(local\s+|global\s+)?temp)re";
   const auto any = execute(
       tx,
       "select exists (select from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid ="

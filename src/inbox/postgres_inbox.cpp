@@ -101,10 +101,10 @@ bool PostgresInbox::forgetOld() {
   return more;
 }
 
-std::optional<ParkedEvent> PostgresInbox::takeDue() {
+std::optional<ParkedEvent> PostgresInbox::takeDue(const std::vector<std::string>& left) {
   std::optional<ParkedEvent> event;
   own("looking for parked events",
-      [&](auto& tx) { event = inbox::takeDue(tx, schema_, consumer_, Leases{}); });
+      [&](auto& tx) { event = inbox::takeDue(tx, schema_, consumer_, Leases{}, left); });
   return event;
 }
 
@@ -137,7 +137,7 @@ void PostgresInbox::cancelQuery() noexcept {
 void PostgresInbox::truncate(const OldChild& old) {
   try {
     pqxx::work tx{*connection_};
-    tx.exec(kFreshSettings);
+    tx.exec(std::string(kFreshSettings) + "; set local lock_timeout = '1s'");
     if (truncateChild(tx, schema_, old)) logger()->info("inbox child {} was emptied", old.child);
     tx.commit();
   } catch (const pqxx::sql_error& error) {

@@ -25,7 +25,7 @@ class PostgresInbox : public Inbox {
   [[nodiscard]] bool remembers(const std::string& eventId) const override;
   std::unique_ptr<InboxTransaction> begin() override;
   bool forgetOld() override;
-  std::optional<ParkedEvent> takeDue() override;
+  std::optional<ParkedEvent> takeDue(const std::vector<std::string>& left) override;
   void giveBack(const ParkedEvent& event) override;
   bool leaveToOthers(const ParkedEvent& event, const Failure& failure) override;
   std::optional<std::chrono::milliseconds> nextDueIn() override;

@@ -47,6 +47,9 @@ void requireServer(const pqxx::sql_error& error) {
   const bool passing =
       state.starts_with("53") || state.starts_with("57P") || state.starts_with("58");
   if (!passing) return;
+  if (state == "53100" || state == "58030") {  // disk full, I/O error
+    throw ServerAilment("PostgreSQL, in a handler: " + postgres::firstLine(error.what()));
+  }
   throw DatabaseError(DatabaseError::Kind::Unavailable,
                       "PostgreSQL, in a handler: " + postgres::firstLine(error.what()));
 }

@@ -18,6 +18,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook{1'000};
 /// Deliveries must not wait for a thousand events that were held.
 constexpr milliseconds kTurn{100};
+constexpr std::size_t kMostLeft = 100;  // types without a handler that are kept in mind
 /// When the dead-letter queue has not taken a letter.
 constexpr milliseconds kLetterAgain{500};
 constexpr milliseconds kLetterMost{30'000};
@@ -78,7 +79,7 @@ void Retrier::turn(const Handling& with, const std::stop_token& stop) {
   const auto& clock = base::systemClock();
   const auto end = clock.boot() + kTurn;
   while (clock.boot() < end && !stop.stop_requested()) {
-    inHand_ = with.inbox.takeDue();
+    inHand_ = with.inbox.takeDue(left_);
     if (!inHand_) {  // or another instance is at it
       const auto due = with.inbox.nextDueIn();
       if (due && *due > milliseconds(0)) next_.within(std::min(*due, kLook));
@@ -122,6 +123,8 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
   try {
     handleEvent(*transaction, handler, event.job, with.watch);
     transaction->unpark(event, /*forget=*/false);
+  } catch (const ServerAilment&) {
+    throw;
   } catch (const DatabaseError& error) {
     throw LostInHandler(0, error);
   }
@@ -134,6 +137,10 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
 /// An instance of another version may have parked it, which is still there, or comes back.
 void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
   const std::string type = errorLine(event.identity.type);
+  if (std::ranges::find(left_, event.identity.type) == left_.end()) {
+    if (left_.size() >= kMostLeft) left_.clear();
+    left_.push_back(event.identity.type);
+  }
   const Failure nobody{"no instance has had a handler for events of type '" + type + "'",
                        "no-handler"};
   if (with.inbox.leaveToOthers(event, nobody)) {

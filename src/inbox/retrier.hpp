@@ -6,6 +6,7 @@
 #include <pillion/consumer.hpp>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "base/clock.hpp"
 #include "base/once_an_hour.hpp"
@@ -74,6 +75,7 @@ class Retrier {
   base::Random& random_;
   base::Reconnect deadLetterQueue_;
   base::Clock::Boot nextLetter_{0};  // until then the dead-letter queue is left in peace
+  std::vector<std::string> left_;    // types that have no handler here
   LossesInARow losses_;
   std::optional<Failure> failed_;      // of the one in hand, which could not be noted yet
   std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away

@@ -14,6 +14,9 @@ using std::chrono::milliseconds;
 
 namespace {
 
+constexpr milliseconds kLookTimeout{2'000};
+constexpr std::chrono::minutes kLongestBindWait{10};
+
 /// RabbitMQ counts a prefetch for each consumer of a channel by itself.
 std::uint16_t prefetchOfEach(const ConsumerOptions& options) {
   const int queues = std::max(1, options.partitions);
@@ -30,6 +33,7 @@ Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology 
       prefetch_(prefetchOfEach(consumer)),
       slowHandler_(consumer.slowHandler),
       bindEvery_(consumer.bindEvery),
+      bindWait_(consumer.bindEvery),
       queue_(queue),
       wake_(wake),
       counters_(counters),
@@ -121,9 +125,12 @@ void Subscription::reportSlowHandlers() {
 /// AMQP shows an exchange, and no binding: those are made again each time.
 void Subscription::lookAfterBindings() {
   if (base::systemClock().boot() < nextBind_) return;
-  nextBind_ = base::systemClock().boot() + bindEvery_;
+  // Acks and heartbeats wait meanwhile: not for long, and where it fails not often.
+  bindWait_ = std::min<std::chrono::milliseconds>(2 * bindWait_, kLongestBindWait);
+  auto options = options_;
+  options.connectTimeout = std::min(options.connectTimeout, kLookTimeout);
   try {
-    amqp::Connection look(options_, "consumer " + topology_.queue + ", bindings");
+    amqp::Connection look(options, "consumer " + topology_.queue + ", bindings");
     if (!options_.declareTopology) {
       amqp::check(look, topology_);
     } else {
@@ -137,14 +144,17 @@ void Subscription::lookAfterBindings() {
       }
     }
     look.close();
+    bindWait_ = bindEvery_;
   } catch (const ConfigError& error) {
-    if (!told_.mayTell("bindings")) return;
-    logger()->warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
-                   error.what());
+    if (told_.mayTell("bindings")) {
+      logger()->warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
+                     error.what());
+    }
   } catch (const Error& error) {  // its own connection will notice, if that is to last
     logger()->debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
                     error.what());
   }
+  nextBind_ = base::systemClock().boot() + bindWait_;
 }
 
 void Subscription::pause(milliseconds limit, const std::stop_token& stop) {

@@ -45,6 +45,7 @@ class Subscription {
   std::uint16_t prefetch_;  // of each of the queues
   std::chrono::milliseconds slowHandler_;
   std::chrono::milliseconds bindEvery_;
+  std::chrono::milliseconds bindWait_;  // longer after looks that failed
   base::Clock::Boot nextBind_{0};
   base::OnceAnHour told_;
   DeliveryQueue& queue_;

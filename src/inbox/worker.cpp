@@ -180,8 +180,8 @@ std::size_t Worker::setAside(std::span<Job> left) {
   }
   const auto waits = [&](const Job& job) {
     const amqp::Identity* other = job.event();
-    return other != nullptr &&
-           (event.key.empty() ? other->id == event.id : other->key == event.key);
+    return other != nullptr && (event.key.empty() ? other->key.empty() && other->id == event.id
+                                                  : other->key == event.key);
   };
   const auto others = std::stable_partition(left.begin(), left.end(), waits);
   const auto blocked = left.first(static_cast<std::size_t>(others - left.begin()));

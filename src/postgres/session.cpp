@@ -49,14 +49,16 @@ OpenSession::OpenSession(const std::string& text)
 }
 
 bool OpenSession::isOpen() const {
-  return PQstatus(connection_) == CONNECTION_OK;
+  // Asked first: a handler may have closed it, and then libpq's is gone.
+  return session_.is_open() && PQstatus(connection_) == CONNECTION_OK;
 }
 
 bool OpenSession::failed() const {
-  return PQtransactionStatus(connection_) == PQTRANS_INERROR;
+  return isOpen() && PQtransactionStatus(connection_) == PQTRANS_INERROR;
 }
 
 bool OpenSession::inTransaction() const {
+  if (!isOpen()) return false;
   const PGTransactionStatusType status = PQtransactionStatus(connection_);
   return status != PQTRANS_IDLE && status != PQTRANS_UNKNOWN;
 }

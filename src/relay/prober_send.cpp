@@ -68,7 +68,9 @@ void Prober::gone(const Item& item) {
 
 /// It stays parked; those behind it, which are read already, must not overtake it.
 void Prober::keepKey(const Item& item) {
-  if (item.hasKey) keptKeys_.try_emplace(item.keyText(), item.parked->seq);
+  if (!item.hasKey) return;
+  auto& kept = keptKeys_.try_emplace(item.keyText(), item.parked->seq).first->second;
+  kept = std::min(kept, item.parked->seq);
 }
 
 /// What was read with it, or since, has failed; it would overtake that.

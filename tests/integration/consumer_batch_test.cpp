@@ -237,6 +237,20 @@ TEST_CASE("an event beyond the horizon is applied or discarded where the policy 
   CHECK(discards.queue.takeAcks().size() == 1);
 }
 
+TEST_CASE("an event whose type was left here before is taken after others had their chance") {
+  Bench bench([](const Event&, Transaction&) {});
+  bench.park("k");
+  const auto dueSince = [&](const std::string& since) {
+    bench.world.database.execute(
+        "update pillion.inbox_parked set next_attempt_at = now() - interval '" + since + "'");
+  };
+  dueSince("200 ms");
+  CHECK_FALSE(bench.inbox.takeDue({"other", "order.placed"}));
+  CHECK(bench.inbox.takeDue({"other"}));
+  dueSince("1600 ms");
+  CHECK(bench.inbox.takeDue({"other", "order.placed"}));
+}
+
 TEST_CASE("an event that is forgotten between the look at its id and its claim is discarded") {
   Bench bench([](const Event&, Transaction&) {});
   bench.outsideWindow = OutsideWindowPolicy::Discard;

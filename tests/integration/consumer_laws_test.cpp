@@ -141,7 +141,7 @@ void parkAndApply(const DatabaseOptions& options, const Event& event) {
   }
   const auto due = inbox.nextDueIn();
   REQUIRE(due);
-  const auto parked = inbox.takeDue();
+  const auto parked = inbox.takeDue({});
   REQUIRE(parked);
   CHECK(parked->job.delivery.message.body == event.bytes());
   CHECK(parked->firstFailedAt.starts_with("20"));

@@ -192,6 +192,35 @@ TEST_CASE("constraints that a handler defers are the next one's immediate ones")
   CHECK(world.consumer->stats().deadLettered == 0);
 }
 
+TEST_CASE(
+    "a handler that closes its connection is an outage that ends as a failure, and no crash") {
+  Together world([&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    if (event.key() != "k3") return;
+#if PQXX_VERSION_MAJOR < 7
+    tx.conn().disconnect();
+#else
+    tx.conn().close();
+#endif
+  });
+  world.run();
+  world.checkOneDied("k3");
+}
+
+TEST_CASE("cursors that a handler leaves open are not there for the next transaction") {
+  Together world([&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    tx.exec("declare kept cursor with hold for select 1");
+  });
+  world.run(1, 1);
+  for (int i = 2; i <= 4; ++i) {
+    REQUIRE(eventually(20s, [&] { return world.journal() == i - 1; }));
+    send(world.exchange, Event("order.placed", {{"number", 1}}).setKey("k" + std::to_string(i)));
+  }
+  CHECK(eventually(20s, [&] { return world.journal() == 4; }));
+  CHECK(world.consumer->stats().failed == 0);
+}
+
 TEST_CASE("after SET LOCAL ROLE, a parked event is tried again and removed") {
   std::atomic<int> calls{0};
   Together world([&](const Event& event, Transaction& tx) {

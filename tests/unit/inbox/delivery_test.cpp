@@ -69,7 +69,9 @@ struct Bench : Inbox, DeadLetterSink {
     return std::make_unique<Recorded>(*this);
   }
   bool forgetOld() override { return false; }
-  std::optional<ParkedEvent> takeDue() override { return std::nullopt; }
+  std::optional<ParkedEvent> takeDue(const std::vector<std::string>&) override {
+    return std::nullopt;
+  }
   void giveBack(const ParkedEvent&) override {}
   bool leaveToOthers(const ParkedEvent&, const Failure&) override { return false; }
   std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
