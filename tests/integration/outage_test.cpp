@@ -384,6 +384,9 @@ TEST_CASE("a right that the consumer's role lacks is said once, not with every a
   world.database.execute("grant select on all sequences in schema pillion" + to);
   auto options = world.consumerOptions();
   options.database.url = Servers::pg().urlAs(role, "role", world.database.name());
+  CHECK_THROWS_WITH_AS(journalConsumer(options, "no-right")->start(),
+                       doctest::Contains("permission denied for table inbox_window"), ConfigError);
+  world.database.execute("grant insert, update on pillion.inbox_window" + to);
   const LogCapture log;
   const auto consumer = journalConsumer(options, "no-right");
   consumer->start();
