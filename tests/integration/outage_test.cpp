@@ -386,7 +386,8 @@ TEST_CASE("a right that the consumer's role lacks is said once, not with every a
   options.database.url = Servers::pg().urlAs(role, "role", world.database.name());
   CHECK_THROWS_WITH_AS(journalConsumer(options, "no-right")->start(),
                        doctest::Contains("permission denied for table inbox_window"), ConfigError);
-  world.database.execute("grant insert, update on pillion.inbox_window" + to);
+  world.database.execute(
+      "grant insert, update, delete on pillion.inbox_window, pillion.inbox_parked" + to);
   const LogCapture log;
   const auto consumer = journalConsumer(options, "no-right");
   consumer->start();
