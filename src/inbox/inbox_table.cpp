@@ -39,8 +39,8 @@ void endGuard(pqxx::transaction_base& tx) {
   tx.exec("close pillion_guard");
 }
 
-void freshenSession(pqxx::transaction_base& tx) {
-  tx.exec(std::string(kFreshSettings) + "; " + kFreshRest);
+void freshenSession(pqxx::transaction_base& tx, const std::string& savepoint) {
+  tx.exec("release savepoint " + savepoint + "; " + kFreshSettings + "; " + kFreshRest);
 }
 
 bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema) {

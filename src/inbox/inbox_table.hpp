@@ -32,8 +32,9 @@ inline constexpr const char* kFreshSettings =
 void beginGuarded(pqxx::transaction_base& tx, const std::string& schema);
 /// Fails in any other transaction than that, and in one that has failed.
 void endGuard(pqxx::transaction_base& tx);
-/// The same between two handlers, with what is no setting: advisory locks, temporary tables.
-void freshenSession(pqxx::transaction_base& tx);
+/// Between two handlers: the first one's savepoint ends, and the session is as it was when it
+/// began.
+void freshenSession(pqxx::transaction_base& tx, const std::string& savepoint);
 /// Is there a function of the service's own by whose text a setting may be changed? A trigger may
 /// call it, and then no command tells of it.
 bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema);

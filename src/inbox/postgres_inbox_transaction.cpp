@@ -189,8 +189,7 @@ void PostgresInboxTransaction::refresh() {
   const std::string savepoint = savepoint_->quotedName();
   if (!savepoint_->committed()) savepoint_->commit();
   savepoint_.reset();
-  work_.exec("release savepoint " + savepoint);
-  freshenSession(work_);
+  freshenSession(work_, savepoint);
 }
 
 /// No handler comes after this. Were it not this very transaction, or had a statement in it failed,
