@@ -110,6 +110,108 @@ begin
     message = 'the handler tried to end the transaction that it was given';
 end $$;
 
+-- Consumers with partitions: how many, and which instance consumes which. While the number is
+-- changed, the queues of the next generation take what is published, and those of the present one
+-- are worked off.
+create table inbox_group (
+  consumer        text primary key,
+  partitions      int  not null check (partitions between 1 and 64),
+  generation      int  not null default 1,
+  next_partitions int  check (next_partitions between 1 and 64),
+  bound_at        timestamptz,                   -- since then the next queues get all that is published
+  drained         int[] not null default '{}'  -- queues with nothing left from before
+);
+
+-- An instance says every second that it lives; whoever has not for the time of its lease has none.
+create table inbox_instance (
+  consumer    text        not null,
+  instance    uuid        not null,
+  name        text        not null,  -- host and process
+  joined_at   timestamptz not null default clock_timestamp(),
+  alive_until timestamptz not null,
+  ready       boolean     not null,  -- it has a connection to the broker
+  partitions  int[]       not null default '{}',
+  primary key (consumer, instance)
+);
+
+-- One turn of an instance: renews its lease and says which partitions it is to consume. `has`: those
+-- that it consumes or was to consume, of this generation; what is not among them any more is free.
+-- One that holds more than its share is told so first, and what it lets go of is free when it has:
+-- no partition is given to two. One that was too late holds nothing, and begins anew with nothing.
+-- The share follows from who lives and since when, so that no two instances disagree about it.
+--
+-- `bound`: the generation whose queues are known to be bound. `empty`: of `has`, what has nothing
+-- left. When all are, the change of their number is done.
+create function share_partitions(member text, me uuid, my_name text, initial int, of_generation int,
+                                 has int[], is_ready boolean, lease interval, bound int, empty int[])
+  returns table (total int, generation int, next_total int, is_draining boolean, want int[],
+                 is_settled boolean)
+  language plpgsql set search_path from current set row_security = off set lock_timeout = '1s' as $$
+declare
+  g      inbox_group;
+  mine   inbox_instance;
+  others int[];
+  living int;
+  before int;
+  share  int;
+begin
+  insert into inbox_group (consumer, partitions) values (member, initial) on conflict do nothing;
+  select * into g from inbox_group x where x.consumer = member for update;
+  delete from inbox_instance i where i.consumer = member and i.alive_until < clock_timestamp();
+  update inbox_instance i set alive_until = clock_timestamp() + lease, ready = is_ready
+    where i.consumer = member and i.instance = me returning * into mine;
+  if not found then
+    insert into inbox_instance (consumer, instance, name, alive_until, ready)
+      values (member, me, my_name, clock_timestamp() + lease, is_ready and has = '{}')
+      returning * into mine;
+  end if;
+
+  if g.next_partitions is not null and of_generation = g.generation then
+    if g.bound_at is null and bound > g.generation then
+      g.bound_at := clock_timestamp();
+    elsif g.bound_at < clock_timestamp() - interval '5 seconds' then
+      g.drained := array(select unnest(g.drained) union select unnest(empty) intersect select unnest(mine.partitions));
+    end if;
+    if cardinality(g.drained) >= g.partitions then
+      g.partitions := g.next_partitions;
+      g.generation := g.generation + 1;
+      g.next_partitions := null;
+      g.bound_at := null;
+      g.drained := '{}';
+      update inbox_instance i set partitions = '{}' where i.consumer = member;
+      mine.partitions := '{}';
+    end if;
+    update inbox_group x set partitions = g.partitions, generation = g.generation,
+        next_partitions = g.next_partitions, bound_at = g.bound_at, drained = g.drained
+      where x.consumer = member;
+  end if;
+
+  if of_generation = g.generation then
+    mine.partitions := array(select unnest(mine.partitions) intersect select unnest(has) order by 1);
+  end if;
+  others := array(select unnest(i.partitions) from inbox_instance i
+                   where i.consumer = member and i.instance <> me);
+  select count(*), count(*) filter (where (i.joined_at, i.instance) < (mine.joined_at, me))
+    into living, before from inbox_instance i where i.consumer = member and i.ready;
+  share := case when mine.ready then g.partitions / living + (before < g.partitions % living)::int
+                else 0 end;
+  want := mine.partitions[1:share];
+  if share > cardinality(mine.partitions) then
+    want := want || array(select p from generate_series(0, g.partitions - 1) p
+                           where p <> all(mine.partitions) and p <> all(others) order by p
+                           limit share - cardinality(mine.partitions));
+    mine.partitions := want;
+  end if;
+  update inbox_instance i set partitions = mine.partitions where i.consumer = member and i.instance = me;
+
+  is_settled := g.next_partitions is null
+    and cardinality(others) + cardinality(mine.partitions) = g.partitions
+    and not exists (select from inbox_instance i where i.consumer = member and i.ready
+      and cardinality(i.partitions) not between g.partitions / living and ceil(g.partitions::numeric / living));
+  return query select g.partitions, g.generation, coalesce(g.next_partitions, 0),
+    coalesce(g.bound_at < clock_timestamp() - interval '5 seconds', false), want, is_settled;
+end $$;
+
 -- As sequences() says it of the outbox.
 create function inbox_sequences() returns table (sequence text, last bigint, highest bigint)
   language plpgsql set search_path from current set row_security = off as $$

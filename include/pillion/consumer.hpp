@@ -81,11 +81,12 @@ struct ConsumerOptions {
   std::uint16_t prefetch = 300;
 
   /// Not 0: the ordered form for several instances. The subscription gets so many queues,
-  /// `<queue>.p0`, `<queue>.p1`, …; each key belongs to one of them, and each queue has one active
-  /// consumer at a time (`x-single-active-consumer`). Another instance takes over when that one is
-  /// gone. 1 to 64; to change it, see docs/operating.md, "Consumers": old bindings stay. Needs
-  /// events from a Pillion relay; others all go to `p0`. 0: one queue that instances share, which
-  /// keeps no order among them.
+  /// `<queue>.p0`, `<queue>.p1`, …; each key belongs to one of them, and each is consumed by one
+  /// instance at a time. The instances share them evenly, by leases in the database, and each moves
+  /// at a boundary when one comes or goes. Several for each instance that you will ever run, since
+  /// they are moved whole; 1 to 64. Counts for a consumer that is new: to change it see group.hpp.
+  /// Needs events from a Pillion relay; others all go to `p0`. 0: one queue that instances share,
+  /// which keeps no order among them.
   int partitions = 0;
 
   /// `x-delivery-limit` of the queue: after so many deliveries without an ack the broker moves the

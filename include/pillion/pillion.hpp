@@ -9,6 +9,7 @@
 #include <pillion/dead_letters.hpp>
 #include <pillion/error.hpp>
 #include <pillion/event.hpp>
+#include <pillion/group.hpp>
 #include <pillion/log.hpp>
 #include <pillion/migrator.hpp>
 #include <pillion/options.hpp>

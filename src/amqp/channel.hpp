@@ -40,16 +40,31 @@ struct Returned {
 };
 
 struct Delivery {
-  std::uint64_t tag = 0;
+  std::uint64_t tag = 0;  // counted for each consumer by itself
   bool redelivered = false;
   std::string queue;  // it was consumed from
   std::string exchange;
   Message message;
+  std::uint64_t consumer = 0;  // which one it came to; no number is used twice
+};
+
+/// basic.consume-ok: the broker has the consumer.
+struct ConsumerOpened {
+  std::uint64_t consumer = 0;
 };
 
 /// basic.cancel from the broker: the queue was deleted, or its node went down.
 struct ConsumerCancelled {
   std::string queue = {};
+  std::uint64_t consumer = 0;
+};
+
+/// The consumer's channel is closed, and what it was sent and has not acked is the queue's again.
+struct ConsumerEnded {
+  std::uint64_t consumer = 0;
+  std::string queue;
+  int replyCode = 0;  // 0: it was asked for
+  std::string text;
 };
 
 /// connection.blocked and connection.unblocked.
@@ -67,8 +82,11 @@ struct ChannelClosed {
   bool aboutMessage = false;  // over something that was published, not over trouble of its own
 };
 
-using Incoming =
-    std::variant<Confirm, Returned, Delivery, ConsumerCancelled, Blocked, ChannelClosed>;
+using Incoming = std::variant<Confirm, Returned, Delivery, ConsumerOpened, ConsumerCancelled,
+                              ConsumerEnded, Blocked, ChannelClosed>;
+
+/// Throws what fits the broker's words: ConfigError for what waiting cannot heal, else BrokerError.
+[[noreturn]] void throwEnded(const ConsumerEnded& ended);
 
 /// Does the broker close a channel with this code and text over a message that it was sent?
 bool isAboutMessage(int replyCode, std::string_view text);

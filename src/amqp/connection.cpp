@@ -24,6 +24,7 @@ std::optional<Incoming> Connection::Parts::take(const amqp_frame_t& frame) {
     return std::nullopt;
   }
   if (frame.channel == 0) return assembler.add(frame);
+  if (consumers.owns(frame.channel)) return consumers.add(frame);
   auto incoming = roads.add(frame);
   const auto* closed = incoming ? std::get_if<ChannelClosed>(&*incoming) : nullptr;
   if (closed != nullptr && !handsOutCloses) {
@@ -69,32 +70,16 @@ void Connection::endBurst() {
   parts_->wire.cork(false);
 }
 
-void Connection::consume(const std::string& queue, std::uint16_t prefetch) {
-  parts_->call("setting the prefetch",
-               [&] { amqp_basic_qos(parts_->get(), kChannel, 0, prefetch, /*global=*/0); });
-  parts_->call("consuming from queue '" + queue + "'", [&] {
-    amqp_basic_consume(parts_->get(), kChannel, toBytes(queue), /*consumer_tag=*/toBytes(queue),
-                       /*no_local=*/0, /*no_ack=*/0, /*exclusive=*/0, amqp_empty_table);
-  });
+std::uint64_t Connection::consume(const std::string& queue, std::uint16_t prefetch) {
+  return parts_->consumers.open(queue, prefetch);
 }
 
-void Connection::ack(std::uint64_t tag, bool multiple) {
-  parts_->wire.send("acking",
-                    [&] { return amqp_basic_ack(parts_->get(), kChannel, tag, multiple ? 1 : 0); });
+void Connection::ack(std::uint64_t consumer, std::uint64_t tag, bool multiple) {
+  parts_->consumers.ack(consumer, tag, multiple);
 }
 
-void Connection::giveBack() {
-  parts_->wire.send("giving messages back", [&] {
-    return amqp_basic_nack(parts_->get(), kChannel, /*delivery_tag=*/0, /*multiple=*/1,
-                           /*requeue=*/1);
-  });
-}
-
-void Connection::cancelConsumer(const std::string& queue) {
-  amqp_basic_cancel_t cancel{};
-  cancel.consumer_tag = toBytes(queue);
-  cancel.nowait = 1;
-  parts_->wire.sendMethod("cancelling the consumer", kChannel, AMQP_BASIC_CANCEL_METHOD, &cancel);
+void Connection::endConsumer(std::uint64_t consumer) {
+  parts_->consumers.end(consumer);
 }
 
 std::optional<Incoming> Connection::receive(std::chrono::microseconds wait) {

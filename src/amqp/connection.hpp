@@ -57,11 +57,18 @@ class Connection : public PublishChannel {
   bool queueExists(const std::string& name);
   /// Messages that are ready; nothing when there is no such queue.
   std::optional<std::uint32_t> messageCount(const std::string& queue);
+  /// False when it is not there, is consumed, or holds a message that is ready. (Quorum queues
+  /// cannot be told to go only when unused and empty.)
+  bool deleteUnused(const std::string& queue);
   void declareQueue(const QueueSpec& queue);
   /// `headers`: what a headers exchange is to look for.
   void bindQueue(const std::string& queue, const std::string& exchange,
                  const std::string& routingKey,
                  const std::vector<std::pair<std::string, std::string>>& headers = {});
+  /// One that is not there is gone already.
+  void unbindQueue(const std::string& queue, const std::string& exchange,
+                   const std::string& routingKey,
+                   const std::vector<std::pair<std::string, std::string>>& headers = {});
 
   // Fences, at any time: they have a channel of their own.
   /// False when another connection holds an exclusive queue of this name.
@@ -85,15 +92,16 @@ class Connection : public PublishChannel {
   void beginBurst() override;
   void endBurst() override;
 
-  // Consuming, with manual acks. From several queues, when called several times.
-  // A prefetch of 0 is none: the broker sends all it has.
-  void consume(const std::string& queue, std::uint16_t prefetch);
-  /// `multiple`: this one and all before it.
-  void ack(std::uint64_t tag, bool multiple = false);
-  /// Gives everything that was delivered and not acked back to its queue.
-  void giveBack();
-  /// Gives the consumer up without waiting; deliveries on their way still come.
-  void cancelConsumer(const std::string& queue);
+  // Consuming, with manual acks. Each consumer has a channel of its own, and none of these waits:
+  // `receive` tells what became of it, and of its refusal as of its end.
+  /// Returns the consumer's number. A prefetch of 0 is none: the broker sends all
+  /// it has.
+  std::uint64_t consume(const std::string& queue, std::uint16_t prefetch);
+  /// `multiple`: this one and all before it. Nothing is sent for a consumer that has ended.
+  void ack(std::uint64_t consumer, std::uint64_t tag, bool multiple = false);
+  void ack(const Delivery& delivery) { ack(delivery.consumer, delivery.tag); }
+  /// Gives everything that it was sent and has not acked back to its queue; ConsumerEnded follows.
+  void endConsumer(std::uint64_t consumer);
 
   std::optional<Incoming> receive(std::chrono::microseconds wait) override;
 

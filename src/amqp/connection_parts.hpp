@@ -1,6 +1,7 @@
 #pragma once
 
 #include "amqp/connection.hpp"
+#include "amqp/consumers.hpp"
 #include "amqp/roads.hpp"
 #include "amqp/wire.hpp"
 
@@ -10,10 +11,11 @@ namespace pillion::amqp {
 /// connection_fences.cpp.
 struct Connection::Parts {
   Parts(const BrokerOptions& options, const std::string& role, base::WakeEvent* wake)
-      : wire(options, role, wake), roads(wire) {}
+      : wire(options, role, wake), roads(wire), consumers(wire) {}
 
   Wire wire;
   Roads roads;
+  Consumers consumers;
   FrameAssembler assembler;  // of the connection's own channel
   FrameAssembler fenceAssembler;
   bool handsOutCloses = false;
@@ -27,6 +29,12 @@ struct Connection::Parts {
     wire.call(doing, request, channel);
   }
 
+  struct Counts {
+    std::uint32_t messages = 0;  // ready
+    std::uint32_t consumers = 0;
+  };
+  /// Nothing when there is no such queue.
+  std::optional<Counts> look(const std::string& queue);
   std::optional<Incoming> take(const amqp_frame_t& frame);
   bool declareFence(const std::string& name);
   void deleteFence(const std::string& name);

@@ -8,6 +8,15 @@
 namespace pillion::amqp {
 namespace {
 
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+std::vector<amqp_table_entry_t> entriesOf(const Headers& headers) {
+  std::vector<amqp_table_entry_t> entries;
+  entries.reserve(headers.size());
+  for (const auto& [name, value] : headers) entries.push_back(textEntry(name, value));
+  return entries;
+}
+
 std::vector<amqp_table_entry_t> entriesOf(const QueueSpec& queue) {
   std::vector<amqp_table_entry_t> entries;
   for (const auto& [name, value] : queue.textArguments) entries.push_back(textEntry(name, value));
@@ -19,6 +28,24 @@ std::vector<amqp_table_entry_t> entriesOf(const QueueSpec& queue) {
 }
 
 }  // namespace
+
+std::optional<Connection::Parts::Counts> Connection::Parts::look(const std::string& queue) {
+  Counts counts;
+  try {
+    call(
+        "looking for queue '" + queue + "'",
+        [&] {
+          const auto* found = amqp_queue_declare(get(), kChannel, toBytes(queue),
+                                                 /*passive=*/1, 1, 0, 0, amqp_empty_table);
+          if (found != nullptr) counts = {found->message_count, found->consumer_count};
+        },
+        kChannel);
+    return counts;
+  } catch (const BrokerError& error) {
+    if (error.replyCode() == AMQP_NOT_FOUND) return std::nullopt;
+    throw;
+  }
+}
 
 bool Connection::exchangeExists(const std::string& name) {
   try {
@@ -63,18 +90,18 @@ bool Connection::queueExists(const std::string& name) {
 }
 
 std::optional<std::uint32_t> Connection::messageCount(const std::string& queue) {
-  std::uint32_t count = 0;
-  try {
-    parts_->call("looking for queue '" + queue + "'", [&] {
-      const auto* found = amqp_queue_declare(parts_->get(), kChannel, toBytes(queue),
-                                             /*passive=*/1, 1, 0, 0, amqp_empty_table);
-      if (found != nullptr) count = found->message_count;
-    });
-    return count;
-  } catch (const BrokerError& error) {
-    if (error.replyCode() == AMQP_NOT_FOUND) return std::nullopt;
-    throw;
-  }
+  const auto counts = parts_->look(queue);
+  if (!counts) return std::nullopt;
+  return counts->messages;
+}
+
+bool Connection::deleteUnused(const std::string& queue) {
+  const auto counts = parts_->look(queue);
+  if (!counts || counts->messages > 0 || counts->consumers > 0) return false;
+  parts_->call("deleting queue '" + queue + "'", [&] {
+    amqp_queue_delete(parts_->get(), kChannel, toBytes(queue), /*if_unused=*/0, /*if_empty=*/0);
+  });
+  return true;
 }
 
 void Connection::declareQueue(const QueueSpec& queue) {
@@ -87,14 +114,20 @@ void Connection::declareQueue(const QueueSpec& queue) {
 }
 
 void Connection::bindQueue(const std::string& queue, const std::string& exchange,
-                           const std::string& routingKey,
-                           const std::vector<std::pair<std::string, std::string>>& headers) {
-  std::vector<amqp_table_entry_t> entries;
-  entries.reserve(headers.size());
-  for (const auto& [name, value] : headers) entries.push_back(textEntry(name, value));
+                           const std::string& routingKey, const Headers& headers) {
+  auto entries = entriesOf(headers);
   parts_->call("binding queue '" + queue + "' to '" + exchange + "'", [&] {
     amqp_queue_bind(parts_->get(), kChannel, toBytes(queue), toBytes(exchange), toBytes(routingKey),
                     tableOf(entries));
+  });
+}
+
+void Connection::unbindQueue(const std::string& queue, const std::string& exchange,
+                             const std::string& routingKey, const Headers& headers) {
+  auto entries = entriesOf(headers);
+  parts_->call("unbinding queue '" + queue + "' from '" + exchange + "'", [&] {
+    amqp_queue_unbind(parts_->get(), kChannel, toBytes(queue), toBytes(exchange),
+                      toBytes(routingKey), tableOf(entries));
   });
 }
 

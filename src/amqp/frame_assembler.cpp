@@ -85,14 +85,15 @@ std::optional<Incoming> FrameAssembler::addMethod(const amqp_method_t& method) {
                    deliver->redelivered != 0,
                    toText(deliver->consumer_tag),
                    toText(deliver->exchange),
-                   {}};
+                   {},
+                   0};
       delivery_.message.routingKey = toText(deliver->routing_key);
       building_ = Building::Delivery;
       return std::nullopt;
     }
     case AMQP_BASIC_CANCEL_METHOD:
       return ConsumerCancelled{
-          toText(static_cast<const amqp_basic_cancel_t*>(method.decoded)->consumer_tag)};
+          toText(static_cast<const amqp_basic_cancel_t*>(method.decoded)->consumer_tag), 0};
     case AMQP_CONNECTION_BLOCKED_METHOD: {
       const auto* blocked = static_cast<const amqp_connection_blocked_t*>(method.decoded);
       return Blocked{true, toText(blocked->reason)};

@@ -33,21 +33,29 @@ QueueSpec queueSpec(const ConsumerTopology& topology, const std::string& name) {
           .singleActiveConsumer = topology.partitions > 0};
 }
 
-void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
-  const std::string byLane = topology.partitionExchange();
-  const std::string withoutLane = topology.unkeyedExchange();
+/// What each lane is bound by. Whoever has no lane comes through the other exchange, to the first.
+template <typename Each>
+void forEachLane(const ConsumerTopology& topology, Each each) {
   const auto queues = topology.queues();
-  connection.declareExchange(withoutLane, "fanout", "");
-  connection.declareExchange(byLane, "headers", withoutLane);
-  connection.bindQueue(queues.front(), withoutLane, "");
+  each(queues.front(), topology.unkeyedExchange(), "", {});
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto& queue = queues[static_cast<std::size_t>(lane) % queues.size()];
-    connection.bindQueue(queue, byLane, std::to_string(lane),
-                         {{"x-match", "all"}, {kLaneHeader, std::to_string(lane)}});
+    each(queue, topology.partitionExchange(), std::to_string(lane),
+         {{"x-match", "all"}, {kLaneHeader, std::to_string(lane)}});
   }
+}
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
+  connection.declareExchange(topology.unkeyedExchange(), "fanout", "");
+  connection.declareExchange(topology.partitionExchange(), "headers", topology.unkeyedExchange());
+  forEachLane(topology,
+              [&](const std::string& queue, const std::string& exchange, const std::string& key,
+                  const Headers& headers) { connection.bindQueue(queue, exchange, key, headers); });
   // Last, so that nothing arrives before there is a place for it.
   for (const std::string& pattern : topology.patterns) {
-    connection.bindExchange(byLane, topology.exchange, pattern);
+    connection.bindExchange(topology.partitionExchange(), topology.exchange, pattern);
   }
 }
 
@@ -62,14 +70,25 @@ void declareOrExplain(Connection& connection, const QueueSpec& queue) {
   }
 }
 
+void declareQueues(Connection& connection, const ConsumerTopology& topology) {
+  for (const std::string& queue : topology.queues()) {
+    declareOrExplain(connection, queueSpec(topology, queue));
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> ConsumerTopology::queues() const {
   if (partitions == 0) return {queue};
   std::vector<std::string> names;
   names.reserve(static_cast<std::size_t>(partitions));
-  for (int i = 0; i < partitions; ++i) names.push_back(queue + ".p" + std::to_string(i));
+  for (int i = 0; i < partitions; ++i) names.push_back(partitionQueue(i));
   return names;
+}
+
+std::string ConsumerTopology::partitionQueue(int partition) const {
+  const std::string name = queue + ".p" + std::to_string(partition);
+  return generation == 1 ? name : name + '.' + std::to_string(generation);
 }
 
 void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing) {
@@ -93,9 +112,7 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 void declare(Connection& connection, const ConsumerTopology& topology) {
   ensureExchange(connection, topology.exchange, true);
   declareDeadLetterQueue(connection, topology.deadLetterQueue());
-  for (const std::string& queue : topology.queues()) {
-    declareOrExplain(connection, queueSpec(topology, queue));
-  }
+  declareQueues(connection, topology);
   if (topology.partitions > 0) {
     bindPartitions(connection, topology);
     return;
@@ -103,6 +120,16 @@ void declare(Connection& connection, const ConsumerTopology& topology) {
   for (const std::string& pattern : topology.patterns) {
     connection.bindQueue(topology.queue, topology.exchange, pattern);
   }
+}
+
+void declareChange(Connection& connection, const ConsumerTopology& present,
+                   const ConsumerTopology& next) {
+  declareQueues(connection, present);
+  declare(connection, next);
+  forEachLane(present, [&](const std::string& queue, const std::string& exchange,
+                           const std::string& key, const Headers& headers) {
+    connection.unbindQueue(queue, exchange, key, headers);
+  });
 }
 
 void declareDeadLetterQueue(Connection& connection, const std::string& name) {

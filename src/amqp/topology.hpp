@@ -20,10 +20,12 @@ struct ConsumerTopology {
   std::vector<std::string> patterns;
   int deliveryLimit = 0;
   int partitions = 0;  // 0: not partitioned
+  int generation = 1;  // of the partitions' queues: each time that their number is changed, another
 
   [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
   [[nodiscard]] std::string partitionExchange() const { return queue + ".partitions"; }
   [[nodiscard]] std::string unkeyedExchange() const { return queue + ".unkeyed"; }
+  [[nodiscard]] std::string partitionQueue(int partition) const;
   /// The queues that are consumed from.
   [[nodiscard]] std::vector<std::string> queues() const;
 };
@@ -35,6 +37,12 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 /// Declares what is missing. Throws ConfigError that shows the difference when a queue of that name
 /// exists with other arguments.
 void declare(Connection& connection, const ConsumerTopology& topology);
+
+/// While a consumer gets another number of partitions: makes sure that all that is published from
+/// now on goes to the next queues, and to the present ones, which are worked off, nothing more.
+/// What comes in between goes to both.
+void declareChange(Connection& connection, const ConsumerTopology& present,
+                   const ConsumerTopology& next);
 
 /// `<queue>.dead`, by its own name.
 void declareDeadLetterQueue(Connection& connection, const std::string& name);

@@ -23,6 +23,7 @@ int run(int argc, char** argv) {
   pillion::cli::addStatusCommand(app);
   pillion::cli::addReplayCommand(app);
   pillion::cli::addDeadCommand(app);
+  pillion::cli::addPartitionsCommand(app);
   pillion::cli::addRestoreCommands(app);
   try {
     app.parse(argc, argv);

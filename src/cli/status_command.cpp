@@ -4,6 +4,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/database_flags.hpp"
+#include "cli/groups.hpp"
 
 namespace pillion::cli {
 namespace {
@@ -54,7 +55,8 @@ void printConsumers(const std::vector<ConsumerStatus>& consumers) {
   }
 }
 
-void printJson(const OutboxStatus& status, const std::vector<ConsumerStatus>& consumers) {
+void printJson(const OutboxStatus& status, const std::vector<ConsumerStatus>& consumers,
+               const std::vector<GroupStatus>& groups) {
   nlohmann::json lanes = nlohmann::json::array();
   for (const LaneStatus& lane : status.lanes) {
     lanes.push_back({{"lane", lane.lane},
@@ -75,7 +77,8 @@ void printJson(const OutboxStatus& status, const std::vector<ConsumerStatus>& co
                                 {"ring_bytes", status.bytes},
                                 {"space_holders", holdersAsJson(status.spaceHolders)},
                                 {"lanes", lanes},
-                                {"consumers", consumersAsJson(consumers)}};
+                                {"consumers", consumersAsJson(consumers)},
+                                {"groups", groupsAsJson(groups)}};
   std::printf("%s\n", document.dump(2).c_str());
 }
 
@@ -150,14 +153,17 @@ void addStatusCommand(CLI::App& app) {
   auto* command = app.add_subcommand(
       "status",
       "Show pending and parked events, the cursor and holder of each lane, and what consumers "
-      "have parked");
+      "have parked, and who has which of their partitions");
   addDatabaseFlags(*command, chosen->database);
   command->add_flag("--json", chosen->json, "For programs");
   command->callback([chosen] {
     const OutboxStatus status = readOutboxStatus(chosen->database);
     const auto consumers = readInboxStatus(chosen->database);
-    chosen->json ? printJson(status, consumers) : printText(status);
-    if (!chosen->json) printConsumers(consumers);
+    const auto groups = readGroupStatus(chosen->database);
+    if (chosen->json) return printJson(status, consumers, groups);
+    printText(status);
+    printConsumers(consumers);
+    printGroups(groups);
   });
 }
 

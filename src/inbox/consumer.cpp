@@ -13,6 +13,8 @@
 #include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
 #include "inbox/delivery_queue.hpp"
+#include "inbox/group_member.hpp"
+#include "inbox/holdings.hpp"
 #include "inbox/subscription.hpp"
 #include "inbox/worker.hpp"
 #include "postgres/connection.hpp"
@@ -98,8 +100,12 @@ struct EventConsumer::State : inbox::ConsumerParts,
                  state.handlers, queue,
                  state.counters, watch,
                  nextLook,       told},
-          subscription(state.options.broker, state.topology, state.options, queue, wake,
+          subscription(state.options.broker, state.topology, state.options, queue, holdings, wake,
                        state.counters, watch) {
+      if (state.options.partitions > 0) {
+        member = std::make_unique<inbox::GroupMember>(state.options.database, state.topology.queue,
+                                                      state.options.partitions, holdings);
+      }
       for (int i = 0; i < state.options.workers; ++i) {
         workers.push_back(std::make_unique<inbox::Worker>(shared));
       }
@@ -107,19 +113,32 @@ struct EventConsumer::State : inbox::ConsumerParts,
 
     base::WakeEvent wake;
     inbox::DeliveryQueue queue{wake};
+    inbox::Holdings holdings{wake};
     inbox::HandlerWatch watch;
     inbox::NextLook nextLook;
     base::OnceAnHour told;
     inbox::Shared shared;
     std::vector<std::unique_ptr<inbox::Worker>> workers;
     inbox::Subscription subscription;
+    std::unique_ptr<inbox::GroupMember> member;  // with partitions
     std::atomic<bool> brokerEnded{false};
+
+    /// What waiting cannot heal is thrown. How many partitions there are is known before the queues
+    /// are declared, and the broker is reached before any of them is claimed.
+    void open() {
+      for (auto& worker : workers) worker->open();
+      if (member) member->open();
+      subscription.open();
+      if (member) member->open();
+      subscription.settle();
+    }
   };
 
   base::Mutex mutex;  // held for as long as start() and stop() take
   std::shared_ptr<Run> run PILLION_GUARDED_BY(mutex);
   std::vector<std::jthread> workerThreads PILLION_GUARDED_BY(mutex);
   std::jthread brokerThread PILLION_GUARDED_BY(mutex);
+  std::jthread memberThread PILLION_GUARDED_BY(mutex);
 
   base::Mutex watchMutex;  // for stats(), which waits for neither
   std::shared_ptr<const inbox::HandlerWatch> watch PILLION_GUARDED_BY(watchMutex);
@@ -143,13 +162,29 @@ struct EventConsumer::State : inbox::ConsumerParts,
           mine->subscription.serve(stop);
           mine->brokerEnded = true;
         });
+    if (!run->member) return;
+    memberThread = std::jthread([self = shared_from_this(), mine = run](
+                                    const std::stop_token& stop) { mine->member->serve(stop); });
   }
 
-  /// The workers first: the broker's thread still has to send the acks of what they finish.
+  /// The workers first: the broker's thread still has to send the acks of what they finish. The
+  /// partitions last, when nothing is consumed any more.
   void stopThreads() PILLION_REQUIRES(mutex) {
     const auto end = base::systemClock().boot() + options.stopTimeout;
     stopWorkers(end);
-    stopBroker(std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye));
+    const auto most =
+        std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye);
+    stopBroker(most);
+    if (run->member) stopMember(most);
+  }
+
+  void stopMember(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
+    memberThread.request_stop();
+    if (await(end, [&member = *run->member] { return member.ended(); })) {
+      memberThread.join();
+      return;
+    }
+    memberThread.detach();  // the others wait for its lease
   }
 
   void stopWorkers(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
@@ -261,8 +296,7 @@ void EventConsumer::start() {
           "consumer '" + state.topology.queue + "' has a handler for '" + unreachable +
               "', which none of its topic patterns brings: " + listed(state.topology.patterns));
   auto run = std::make_shared<State::Run>(state);
-  for (auto& worker : run->workers) worker->open();
-  run->subscription.open();
+  run->open();
   state.setWatch({run, &run->watch});
   state.run = std::move(run);
   state.startThreads();

@@ -147,9 +147,9 @@ amqp::Message redriven(const DeadLetter& letter, amqp::Message message, bool out
 
 /// What was not acked goes back to its place. The queue does that in its own time, and whoever
 /// looks next is to see them: so it is waited for, a little.
-void putBack(amqp::Connection& connection, const std::string& queue, std::uint64_t expected) {
-  connection.cancelConsumer(queue);
-  connection.giveBack();
+void putBack(amqp::Connection& connection, const std::string& queue, std::uint64_t consumer,
+             std::uint64_t expected) {
+  connection.endConsumer(consumer);
   const auto end = base::systemClock().boot() + kNothingMore;
   while (base::systemClock().boot() < end) {
     const auto ready = connection.messageCount(queue);
@@ -175,7 +175,8 @@ DeadLetterCount walk(const DeadLetterOptions& options, const DeadLetterFilter& f
   DeadLetterCount count;
   count.held = *held;
   std::uint64_t removed = 0;
-  if (*held > 0) connection.consume(queue, /*prefetch=*/0);
+  std::uint64_t consumer = 0;
+  if (*held > 0) consumer = connection.consume(queue, /*prefetch=*/0);
   while (count.seen < *held && (filter.limit == 0 || count.chosen < filter.limit)) {
     const auto incoming = connection.receive(kNothingMore);
     if (!incoming) break;
@@ -187,13 +188,13 @@ DeadLetterCount walk(const DeadLetterOptions& options, const DeadLetterFilter& f
     const Fate fate = act(letter, *delivery);
     if (fate == Fate::NotMeant) continue;
     if (fate == Fate::Removed) {
-      connection.ack(delivery->tag);
+      connection.ack(*delivery);
       ++removed;
     }
     ++count.chosen;
   }
   if (filter.limit > 0 && count.chosen == filter.limit) count.held = count.seen;
-  if (*held > 0) putBack(connection, queue, *held - removed);
+  if (*held > 0) putBack(connection, queue, consumer, *held - removed);
   connection.close();
   return count;
 }

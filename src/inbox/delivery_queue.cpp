@@ -9,14 +9,58 @@ namespace {
 constexpr std::chrono::seconds kLongestAside{30};
 constexpr std::size_t kMostAside = 10'000;
 
+/// The broker refuses a tag that it has had, also with `multiple`: so it is the last of those, and
+/// all before it are done or were acked by themselves. Beyond one that is still open each is acked
+/// by itself: a slow handler must not use the prefetch up.
+void addAcks(std::vector<DeliveryQueue::Ack>& acks, std::uint64_t consumer,
+             const std::vector<std::uint64_t>& done, const std::set<std::uint64_t>& open) {
+  std::uint64_t lastBefore = 0;
+  for (const std::uint64_t tag : done) {
+    if (open.empty() || tag < *open.begin()) {
+      lastBefore = std::max(lastBefore, tag);
+    } else {
+      acks.push_back({consumer, tag, false});
+    }
+  }
+  if (lastBefore != 0) acks.push_back({consumer, lastBefore, true});
+}
+
 }  // namespace
 
-void DeliveryQueue::newChannel() {
+void DeliveryQueue::opened(std::uint64_t consumer) {
   const base::MutexLock lock(mutex_);
-  ++channel_;
-  waiting_.clear();
-  open_.clear();
-  done_.clear();
+  consumers_.emplace(consumer, Consumer{});
+}
+
+void DeliveryQueue::letGo(std::uint64_t consumer) {
+  const base::MutexLock lock(mutex_);
+  const auto found = consumers_.find(consumer);
+  if (found == consumers_.end()) return;
+  found->second.isLetGo = true;
+  dropWaiting(consumer);
+}
+
+bool DeliveryQueue::isInHand(std::uint64_t consumer) const {
+  const base::MutexLock lock(mutex_);
+  const auto found = consumers_.find(consumer);
+  return found != consumers_.end() && found->second.inHand > 0;
+}
+
+DeliveryQueue::Progress DeliveryQueue::progressOf(std::uint64_t consumer) const {
+  const base::MutexLock lock(mutex_);
+  const auto found = consumers_.find(consumer);
+  if (found == consumers_.end()) return {};
+  return {.received = found->second.received, .isIdle = found->second.open.empty()};
+}
+
+void DeliveryQueue::ended(std::uint64_t consumer) {
+  const base::MutexLock lock(mutex_);
+  consumers_.erase(consumer);
+  dropWaiting(consumer);
+}
+
+void DeliveryQueue::dropWaiting(std::uint64_t consumer) {
+  std::erase_if(waiting_, [&](const Job& job) { return job.delivery.consumer == consumer; });
 }
 
 void DeliveryQueue::push(amqp::Delivery delivery) {
@@ -25,8 +69,11 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
   job.delivery = std::move(delivery);
   {
     const base::MutexLock lock(mutex_);
-    job.channel = channel_;
-    open_.insert(open_.end(), job.delivery.tag);
+    const auto consumer = consumers_.find(job.delivery.consumer);
+    if (consumer == consumers_.end() || consumer->second.isLetGo) return;
+    ++consumer->second.received;
+    auto& open = consumer->second.open;
+    open.insert(open.end(), job.delivery.tag);
     waiting_.push_back(std::move(job));
     fresh_ = true;
   }
@@ -35,20 +82,10 @@ void DeliveryQueue::push(amqp::Delivery delivery) {
 
 std::vector<DeliveryQueue::Ack> DeliveryQueue::takeAcks() {
   const base::MutexLock lock(mutex_);
-  const auto done = std::exchange(done_, {});
   std::vector<Ack> acks;
-  // The broker refuses a tag that it has had, also with `multiple`: so it is the last of these, and
-  // all before it are done or were acked by themselves. Beyond one that is still open each is acked
-  // by itself: a slow handler must not use the prefetch up.
-  std::uint64_t lastBefore = 0;
-  for (const std::uint64_t tag : done) {
-    if (open_.empty() || tag < *open_.begin()) {
-      lastBefore = std::max(lastBefore, tag);
-    } else {
-      acks.push_back({tag, false});
-    }
+  for (auto& [id, consumer] : consumers_) {
+    addAcks(acks, id, std::exchange(consumer.done, {}), consumer.open);
   }
-  if (lastBefore != 0) acks.push_back({lastBefore, true});
   return acks;
 }
 
@@ -93,6 +130,7 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
     bytes += job.delivery.message.body.size();
     if (!batch.empty() && bytes > limit.bytes) break;
     if (keyed) mine.insert(event->key);
+    ++consumers_[job.delivery.consumer].inHand;
     batch.push_back(std::move(job));
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(looked));
@@ -108,21 +146,26 @@ void DeliveryQueue::ack(const Job& job) {
     if (const amqp::Identity* event = job.event()) {
       if (!aside_.empty()) aside_.erase(nameOf(*event));
     }
-    if (job.channel != channel_ || open_.erase(job.delivery.tag) == 0) return;
-    done_.push_back(job.delivery.tag);
+    const auto consumer = consumers_.find(job.delivery.consumer);
+    if (consumer == consumers_.end() || consumer->second.open.erase(job.delivery.tag) == 0) return;
+    consumer->second.done.push_back(job.delivery.tag);
   }
   toBroker_.signal();
 }
 
 void DeliveryQueue::release(const std::vector<Job>& jobs) {
+  bool lastInHand = false;
   {
     const base::MutexLock lock(mutex_);
     for (const Job& job : jobs) {
       if (const amqp::Identity* event = job.event()) busyKeys_.erase(event->key);
+      const auto consumer = consumers_.find(job.delivery.consumer);
+      if (consumer == consumers_.end()) continue;
+      lastInHand |= --consumer->second.inHand == 0 && consumer->second.isLetGo;
     }
-    if (waiting_.empty()) return;
-    fresh_ = true;
+    fresh_ |= !waiting_.empty();
   }
+  if (lastInHand) toBroker_.signal();
   filled_.notify_all();
 }
 
@@ -138,7 +181,11 @@ bool DeliveryQueue::isAside(const amqp::Identity& event, base::Clock::Boot now) 
 
 void DeliveryQueue::setAside(std::span<const Job> jobs) {
   const base::MutexLock lock(mutex_);
-  if (jobs.empty() || jobs.front().channel != channel_) return;
+  const auto isTaken = [this](const Job& job) PILLION_REQUIRES(mutex_) {
+    const auto consumer = consumers_.find(job.delivery.consumer);
+    return consumer != consumers_.end() && !consumer->second.isLetGo;
+  };
+  if (jobs.empty() || !isTaken(jobs.front())) return;  // a key comes from one queue
   if (aside_.size() >= kMostAside) aside_.clear();
   Aside& aside = aside_[nameOf(*jobs.front().event())];
   aside.until = clock_.boot() + aside.pause;
@@ -148,7 +195,7 @@ void DeliveryQueue::setAside(std::span<const Job> jobs) {
 
 bool DeliveryQueue::stale(const Job& job) const {
   const base::MutexLock lock(mutex_);
-  return job.channel != channel_;
+  return !consumers_.contains(job.delivery.consumer);
 }
 
 }  // namespace pillion::inbox

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <set>
 #include <span>
 #include <stop_token>
@@ -21,12 +22,10 @@
 
 namespace pillion::inbox {
 
-/// A delivery, what is known of it without looking at its body, and the channel it came on: its tag
-/// means nothing on the next one.
+/// A delivery, and what is known of it without looking at its body.
 struct Job {
   amqp::Delivery delivery;
   std::variant<amqp::Identity, amqp::Problem> identity;
-  std::uint64_t channel = 0;
 
   [[nodiscard]] const amqp::Identity* event() const {
     return std::get_if<amqp::Identity>(&identity);
@@ -50,14 +49,26 @@ class DeliveryQueue {
 
   // The broker's thread.
 
-  /// A new channel: what came on the old one and was not begun will be delivered again.
-  void newChannel();
+  /// From now on deliveries of this consumer are taken. No number is used twice.
+  void opened(std::uint64_t consumer);
+  /// It is to end: what of it was not begun is for whoever has its queue next.
+  void letGo(std::uint64_t consumer);
+  /// Is a delivery of it still in a worker's hands?
+  [[nodiscard]] bool isInHand(std::uint64_t consumer) const;
+  struct Progress {
+    std::uint64_t received = 0;
+    bool isIdle = false;  // all of that is acked, or at least settled
+  };
+  [[nodiscard]] Progress progressOf(std::uint64_t consumer) const;
+  /// It has ended: what it was sent and has not acked will be delivered again.
+  void ended(std::uint64_t consumer);
+  /// Drops what comes to one that was let go, or has ended.
   void push(amqp::Delivery delivery);
   struct Ack {
+    std::uint64_t consumer = 0;
     std::uint64_t tag = 0;
     bool multiple = false;  // this one and all before
   };
-  /// What is to be acked on the present channel.
   std::vector<Ack> takeAcks();
 
   // The handlers' threads.
@@ -74,10 +85,17 @@ class DeliveryQueue {
   /// after a pause that grows each time from a second to half a minute; nobody gets any of their
   /// key before. To be released besides.
   void setAside(std::span<const Job> jobs);
-  /// Has the channel of this job been lost meanwhile?
+  /// Has the consumer of this job ended meanwhile?
   [[nodiscard]] bool stale(const Job& job) const;
 
  private:
+  struct Consumer {
+    bool isLetGo = false;
+    std::uint64_t received = 0;
+    std::size_t inHand = 0;           // with workers
+    std::set<std::uint64_t> open;     // tags that are not acked
+    std::vector<std::uint64_t> done;  // tags that are to be acked
+  };
   /// Of a key that was set aside.
   struct Aside {
     base::Clock::Boot until{0};
@@ -88,20 +106,19 @@ class DeliveryQueue {
   [[nodiscard]] bool isAside(const amqp::Identity& event, base::Clock::Boot now) const
       PILLION_REQUIRES(mutex_);
   std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share) PILLION_REQUIRES(mutex_);
+  void dropWaiting(std::uint64_t consumer) PILLION_REQUIRES(mutex_);
 
   base::WakeEvent& toBroker_;
   const base::Clock& clock_;
   mutable base::Mutex mutex_;
   std::condition_variable_any filled_;
-  std::uint64_t channel_ PILLION_GUARDED_BY(mutex_) = 0;
+  std::map<std::uint64_t, Consumer> consumers_ PILLION_GUARDED_BY(mutex_);
   std::deque<Job> waiting_ PILLION_GUARDED_BY(mutex_);
   std::unordered_set<std::string> busyKeys_ PILLION_GUARDED_BY(mutex_);
   std::size_t idleWorkers_ PILLION_GUARDED_BY(mutex_) = 0;
   /// Something came since a worker last found nothing to take.
   bool fresh_ PILLION_GUARDED_BY(mutex_) = false;
   std::unordered_map<std::string, Aside> aside_ PILLION_GUARDED_BY(mutex_);
-  std::set<std::uint64_t> open_ PILLION_GUARDED_BY(mutex_);     // tags that are not acked
-  std::vector<std::uint64_t> done_ PILLION_GUARDED_BY(mutex_);  // tags that are to be acked
 };
 
 }  // namespace pillion::inbox

@@ -56,7 +56,7 @@ Delivered resultOf(const inbox::BatchStopped& stopped) {
 
 struct HandlerDriver::State {
   explicit State(const inbox::ConsumerParts& consumer) : parts(consumer) {
-    queue.newChannel();
+    queue.opened(0);
     openInbox();
   }
 

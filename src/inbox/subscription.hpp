@@ -15,7 +15,10 @@
 #include "base/wake_event.hpp"
 #include "inbox/counters.hpp"
 #include "inbox/delivery_queue.hpp"
+#include "inbox/drain_watch.hpp"
 #include "inbox/handler_watch.hpp"
+#include "inbox/holdings.hpp"
+#include "inbox/queue_consumers.hpp"
 
 namespace pillion::inbox {
 
@@ -24,15 +27,25 @@ namespace pillion::inbox {
 class Subscription {
  public:
   Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
-               const ConsumerOptions& consumer, DeliveryQueue& queue, base::WakeEvent& wake,
-               Counters& counters, HandlerWatch& watch);
+               const ConsumerOptions& consumer, DeliveryQueue& queue, Holdings& holdings,
+               base::WakeEvent& wake, Counters& counters, HandlerWatch& watch);
 
   /// First contact with the broker; throws what waiting cannot heal.
   void open();
+  /// Waits, for a moment at most, until the broker has said of all that is to be consumed whether
+  /// it may be; throws what waiting cannot heal.
+  void settle();
   void serve(const std::stop_token& stop);
 
  private:
   void connect();
+  void disconnect();
+  void declare(amqp::Connection& connection);
+  [[nodiscard]] Partitions drained(const Assignment& now);
+  void removeRetired(amqp::Connection& look);
+  /// False when it is not known how many partitions there are now.
+  bool noteTopology();
+  void follow();
   void pump(const std::stop_token& stop);
   void handle(amqp::Incoming incoming);
   void sendAcks();
@@ -42,17 +55,24 @@ class Subscription {
 
   BrokerOptions options_;
   amqp::ConsumerTopology topology_;
-  std::uint16_t prefetch_;  // of each of the queues
+  int next_ = 0;                                   // partitions that it is being changed to
+  int bound_ = 0;                                  // the generation that was bound last
+  std::optional<amqp::ConsumerTopology> retired_;  // its queues are to go
+  DrainWatch drainWatch_;
+  Partitions drained_;
+  base::Clock::Boot nextDrainLook_{0};
   std::chrono::milliseconds slowHandler_;
   std::chrono::milliseconds bindEvery_;
   std::chrono::milliseconds bindWait_;  // longer after looks that failed
   base::Clock::Boot nextBind_{0};
   base::OnceAnHour told_;
   DeliveryQueue& queue_;
+  Holdings& holdings_;
   base::WakeEvent& wake_;
   Counters& counters_;
   HandlerWatch& watch_;
   std::unique_ptr<amqp::Connection> connection_;
+  QueueConsumers consumers_;
   base::Reconnect broker_;
 };
 

@@ -90,8 +90,11 @@ void Worker::finish(std::vector<Job> jobs, const std::stop_token& stop) {
   const auto start = base::systemClock().boot();
   BatchPlan plan;
   std::span<Job> left(jobs);
-  while (!left.empty() && !stop.stop_requested() && !shared_.queue.stale(left.front())) {
+  while (!left.empty() && !stop.stop_requested()) {
     left = left.subspan(advance(left, plan, stop));
+    const auto stale = std::stable_partition(
+        left.begin(), left.end(), [&](const Job& job) { return !shared_.queue.stale(job); });
+    left = left.first(static_cast<std::size_t>(stale - left.begin()));
   }
   shared_.queue.release(jobs);
   batchSize_.took(jobs.size(), base::systemClock().boot() - start - blocked_);

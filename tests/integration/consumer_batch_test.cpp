@@ -17,7 +17,7 @@ constexpr std::chrono::hours kWindow{14 * 24};
 /// What a worker has: an inbox, and a queue into which the test puts the deliveries.
 struct Bench {
   explicit Bench(HandlerBody body) {
-    queue.newChannel();
+    queue.opened(0);
     handlers.add("#", [body = std::move(body)](const Event& event, Transaction& tx) {
       writeJournal(event, tx);
       body(event, tx);

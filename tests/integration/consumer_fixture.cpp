@@ -105,6 +105,27 @@ std::vector<Event> numberedEvents(std::size_t count, const std::string& key) {
   return events;
 }
 
+std::vector<Event> interleaved(int keys, int perKey, int first) {
+  std::vector<Event> events;
+  for (int number = first; number < first + perKey; ++number) {
+    for (int key = 0; key < keys; ++key) {
+      events.push_back(
+          Event("order.placed", {{"number", number}}).setKey("key-" + std::to_string(key)));
+    }
+  }
+  return events;
+}
+
+std::vector<amqp::Message> withLanes(const std::vector<Event>& events) {
+  std::vector<amqp::Message> messages;
+  for (const Event& event : events) {
+    messages.push_back(messageOf(event));
+    const auto lane = std::hash<std::string>()(event.key()) % amqp::kLanes;
+    messages.back().headers.emplace_back(amqp::kLaneHeader, std::to_string(lane));
+  }
+  return messages;
+}
+
 amqp::Message messageOf(const Event& event) {
   amqp::Message message;
   message.routingKey = event.type();
@@ -156,7 +177,7 @@ std::vector<amqp::Message> readDeadLetters(const std::string& queue, std::size_t
     auto incoming = connection.receive(50ms);
     if (!incoming) continue;
     if (auto* delivery = std::get_if<amqp::Delivery>(&*incoming)) {
-      connection.ack(delivery->tag);
+      connection.ack(*delivery);
       messages.push_back(std::move(delivery->message));
     }
   }

@@ -57,6 +57,11 @@ void declareOnly(const World& world, const std::string& service);
 /// `count` events of one key, numbered from 1 in their data.
 std::vector<Event> numberedEvents(std::size_t count, const std::string& key = "key");
 
+/// `perKey` events of each of `keys`, in turns, numbered from `first`.
+std::vector<Event> interleaved(int keys, int perKey, int first = 1);
+/// As a relay sends them, with the lanes of their keys.
+std::vector<amqp::Message> withLanes(const std::vector<Event>& events);
+
 /// The event as the relay would send it.
 amqp::Message messageOf(const Event& event);
 /// Published and confirmed when this returns; throws when one of them was not routed.

@@ -95,7 +95,7 @@ std::vector<amqp::Message> TestQueue::read(std::size_t count, std::chrono::milli
     auto incoming = connection_->receive(100ms);
     if (!incoming) continue;
     if (auto* delivery = std::get_if<amqp::Delivery>(&*incoming)) {
-      connection_->ack(delivery->tag);
+      connection_->ack(*delivery);
       messages.push_back(std::move(delivery->message));
     }
   }

@@ -250,7 +250,7 @@ TEST_CASE("events refused by a full queue are sent again and keep their order") 
     const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
     if (delivery == nullptr) continue;
     const int n = nlohmann::json::parse(delivery->message.body).at("n").get<int>();
-    raw.ack(delivery->tag);
+    raw.ack(*delivery);
     if (!seen.insert(n).second) continue;
     if (last.contains(n % 5)) CHECK(n > last[n % 5]);
     last[n % 5] = n;

@@ -255,6 +255,9 @@ TEST_CASE("a table's SQL is in the file that owns the table") {
       {"inbox_horizon", {"src/inbox/inbox_table.cpp"}},
       {"claim_events", {"src/inbox/inbox_table.cpp"}},
       {"inbox_window", {"src/inbox/inbox_table.cpp"}},
+      {"inbox_group", {"src/inbox/group_table.cpp"}},
+      {"inbox_instance", {"src/inbox/group_table.cpp"}},
+      {"share_partitions", {"src/inbox/group_table.cpp"}},
       {"refuse_commit", {"src/inbox/inbox_table.cpp"}},
       {"inbox_parked", {"src/inbox/inbox_parked_table.cpp", "src/outbox/sequence_table.cpp"}},
       {"inbox_other", {"src/inbox/inbox_table.cpp"}}};

@@ -18,7 +18,7 @@ using Tags = std::vector<std::uint64_t>;
 namespace pillion::inbox {
 
 bool operator==(const DeliveryQueue::Ack& a, const DeliveryQueue::Ack& b) {
-  return a.tag == b.tag && a.multiple == b.multiple;
+  return a.consumer == b.consumer && a.tag == b.tag && a.multiple == b.multiple;
 }
 
 }  // namespace pillion::inbox
@@ -27,9 +27,11 @@ namespace {
 
 using Acks = std::vector<DeliveryQueue::Ack>;
 
-Delivery delivery(std::uint64_t tag, const std::string& key = "", std::size_t bytes = 0) {
+Delivery delivery(std::uint64_t tag, const std::string& key = "", std::size_t bytes = 0,
+                  std::uint64_t consumer = 0) {
   Delivery made;
   made.tag = tag;
+  made.consumer = consumer;
   made.message.messageId = "0197f22e-79b0-7cc3-98c4-dc0c0c07398f";
   made.message.type = "order.placed";
   if (!key.empty()) made.message.headers.emplace_back("cloudEvents_partitionkey", key);
@@ -49,7 +51,7 @@ Tags tagsOf(const std::vector<Job>& jobs) {
 
 struct Filled {
   explicit Filled(std::vector<std::string> keys) {
-    queue.newChannel();
+    queue.opened(0);
     std::uint64_t tag = 0;
     for (const std::string& key : keys) queue.push(delivery(++tag, key));
   }
@@ -69,7 +71,7 @@ TEST_CASE("deliveries are taken in their order, and acked together once none bef
   filled.queue.ack(one[0]);
   filled.queue.ack(two[0]);
   CHECK(filled.wake.take());
-  CHECK(filled.queue.takeAcks() == Acks{{2, true}});
+  CHECK(filled.queue.takeAcks() == Acks{{0, 2, true}});
   CHECK(filled.queue.takeAcks().empty());
 }
 
@@ -78,10 +80,10 @@ TEST_CASE("a slow handler keeps nobody else's ack back") {
   const auto batch = taken(filled.queue, {.events = 3});
   REQUIRE(batch.size() == 3);
   filled.queue.ack(batch[2]);
-  CHECK(filled.queue.takeAcks() == Acks{{3, false}});
+  CHECK(filled.queue.takeAcks() == Acks{{0, 3, false}});
   filled.queue.ack(batch[1]);
   filled.queue.ack(batch[0]);
-  CHECK(filled.queue.takeAcks() == Acks{{2, true}});  // not 3 once more: the broker has had it
+  CHECK(filled.queue.takeAcks() == Acks{{0, 2, true}});  // not 3 once more: the broker has had it
   CHECK(filled.queue.takeAcks().empty());
 }
 
@@ -106,7 +108,7 @@ TEST_CASE("a batch takes all events of a key at hand, in their order") {
 TEST_CASE("a batch ends at its bytes, and one larger delivery travels alone") {
   WakeEvent wake;
   DeliveryQueue queue(wake);
-  queue.newChannel();
+  queue.opened(0);
   queue.push(delivery(1, "", 60));
   queue.push(delivery(2, "", 60));
   queue.push(delivery(3, "", 500));
@@ -118,38 +120,76 @@ TEST_CASE("a batch ends at its bytes, and one larger delivery travels alone") {
   CHECK(tagsOf(taken(queue, limit)) == Tags{4});
 }
 
-TEST_CASE("an ack of a job from an old channel is dropped: its tag means another message now") {
+TEST_CASE(
+    "an ack of a job whose consumer has ended is dropped: its tag means another message now") {
   WakeEvent wake;
   DeliveryQueue queue(wake);
-  queue.newChannel();
-  queue.push(delivery(1));
+  queue.opened(1);
+  queue.push(delivery(1, "", 0, 1));
   const auto old = taken(queue);
   CHECK_FALSE(queue.stale(old[0]));
-  queue.newChannel();
+  queue.ended(1);
+  queue.opened(2);
   CHECK(queue.stale(old[0]));
-  queue.push(delivery(1));
+  queue.push(delivery(1, "", 0, 2));
   queue.ack(old[0]);
   CHECK(queue.takeAcks().empty());
   CHECK_FALSE(wake.take());
   const auto present = taken(queue);
   CHECK_FALSE(queue.stale(present[0]));
   queue.ack(present[0]);
-  CHECK(queue.takeAcks() == Acks{{1, true}});
+  CHECK(queue.takeAcks() == Acks{{2, 1, true}});
 }
 
-TEST_CASE(
-    "a new channel drops the acks that were not sent and the deliveries that were not begun") {
-  Filled filled({"", ""});
-  filled.queue.ack(taken(filled.queue)[0]);
-  filled.queue.newChannel();
-  CHECK(filled.queue.takeAcks().empty());
-  CHECK(taken(filled.queue).empty());
+TEST_CASE("a consumer that ends takes its acks and what was not begun with it, and no other's") {
+  WakeEvent wake;
+  DeliveryQueue queue(wake);
+  queue.opened(1);
+  queue.opened(2);
+  queue.push(delivery(1, "", 0, 1));
+  queue.push(delivery(1, "", 0, 2));
+  queue.push(delivery(2, "", 0, 1));
+  queue.push(delivery(2, "", 0, 2));
+  for (const Job& job : taken(queue, {.events = 2})) queue.ack(job);
+  queue.ended(1);
+  queue.push(delivery(3, "", 0, 1));  // still on its way when it ended
+  CHECK(queue.takeAcks() == Acks{{2, 1, true}});
+  const auto left = taken(queue, {.events = 10});
+  REQUIRE(left.size() == 1);
+  CHECK(left[0].delivery.consumer == 2);
+}
+
+TEST_CASE("of a consumer that is let go of nothing more is begun, and what is in hand is acked") {
+  WakeEvent wake;
+  DeliveryQueue queue(wake);
+  queue.opened(1);
+  queue.opened(2);
+  for (std::uint64_t tag = 1; tag <= 3; ++tag) queue.push(delivery(tag, "k", 0, 1));
+  queue.push(delivery(1, "", 0, 2));
+  const auto inHand = taken(queue, {.events = 1});
+  CHECK(queue.isInHand(1));
+  CHECK_FALSE(queue.isInHand(2));
+  queue.letGo(1);
+  queue.push(delivery(4, "k", 0, 1));
+  const auto others = taken(queue, {.events = 10});
+  REQUIRE(others.size() == 1);
+  CHECK(others[0].delivery.consumer == 2);
+  queue.setAside(inHand);  // blocked: it is not kept for later either
+  queue.ack(inHand[0]);
+  CHECK(queue.isInHand(1));
+  wake.take();
+  queue.release(inHand);
+  CHECK_FALSE(queue.isInHand(1));
+  CHECK(wake.take());  // the broker's thread has something to do: it can end
+  CHECK(queue.takeAcks() == Acks{{1, 1, true}});
+  CHECK(taken(queue, {.events = 10}).empty());
 }
 
 TEST_CASE("a key stays with its worker over a new channel, until that is through with it") {
   Filled filled({"a"});
   const auto old = taken(filled.queue);
-  filled.queue.newChannel();
+  filled.queue.ended(0);
+  filled.queue.opened(0);
   filled.queue.push(delivery(1, "a"));
   CHECK(taken(filled.queue).empty());
   filled.queue.release(old);
@@ -160,7 +200,7 @@ TEST_CASE("what is set aside comes again after a growing pause, before the rest 
   WakeEvent wake;
   ManualClock clock;
   DeliveryQueue queue(wake, clock);
-  queue.newChannel();
+  queue.opened(0);
   for (std::uint64_t tag = 1; tag <= 5; ++tag) queue.push(delivery(tag, tag == 3 ? "b" : "a"));
   auto blocked = taken(queue, {.events = 2});
   REQUIRE(tagsOf(blocked) == Tags{1, 2});
@@ -186,7 +226,7 @@ TEST_CASE("of many keys that are set aside each has its pause, and the others pa
   WakeEvent wake;
   ManualClock clock;
   DeliveryQueue queue(wake, clock);
-  queue.newChannel();
+  queue.opened(0);
   std::uint64_t tag = 0;
   for (const char* key : {"a", "b", "c", "d"}) queue.push(delivery(++tag, key));
   const auto jobs = taken(queue, {.events = 3});
@@ -203,7 +243,7 @@ TEST_CASE("one without a key is set aside alone, and by a lost channel with the 
   WakeEvent wake;
   ManualClock clock;
   DeliveryQueue queue(wake, clock);
-  queue.newChannel();
+  queue.opened(0);
   auto first = delivery(1);
   first.message.messageId = "0197f22e-79b0-7cc3-98c4-dc0c0c073990";
   queue.push(std::move(first));
@@ -212,7 +252,7 @@ TEST_CASE("one without a key is set aside alone, and by a lost channel with the 
   queue.setAside(jobs);
   queue.release(jobs);
   CHECK(tagsOf(taken(queue, {.events = 10})) == Tags{2});
-  queue.newChannel();
+  queue.ended(0);
   queue.setAside(jobs);  // they will be delivered again
   clock.advance(1h);
   CHECK(taken(queue, {.events = 10}).empty());
@@ -226,14 +266,14 @@ TEST_CASE("acks go beyond any number of open deliveries, each tag once") {
   CHECK(filled.queue.takeAcks().size() == 500);
   CHECK(filled.queue.takeAcks().empty());
   for (std::size_t i = 0; i < 999; i += 2) filled.queue.ack(jobs[i]);
-  CHECK(filled.queue.takeAcks() == Acks{{999, true}});  // not 1000 once more
+  CHECK(filled.queue.takeAcks() == Acks{{0, 999, true}});  // not 1000 once more
 }
 
 TEST_CASE(
     "taking from an empty queue waits for its limit and ends early for a delivery or a stop") {
   WakeEvent wake;
   DeliveryQueue queue(wake);
-  queue.newChannel();
+  queue.opened(0);
   CHECK(queue.pop({}, 1ms, std::stop_token()).empty());
   std::jthread pusher([&] { queue.push(delivery(1)); });
   CHECK(queue.pop({}, 10s, std::stop_token()).size() == 1);

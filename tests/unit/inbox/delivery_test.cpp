@@ -119,7 +119,7 @@ struct Bench : Inbox, DeadLetterSink {
   }
 
   Bench() {
-    queue.newChannel();
+    queue.opened(0);
     handlers.add("product.*", [](const Event&, Transaction&) {});
   }
 

@@ -1,0 +1,213 @@
+// Instances of one consumer that share its partitions, each key in its order.
+#define PILLION_TEST_MAIN
+#include <algorithm>
+#include <csignal>
+#include <thread>
+
+#include "consumer_fixture.hpp"
+
+namespace pillion::test {
+namespace {
+
+/// Do so many instances live, and has each of them so many partitions, with none left over?
+bool isShared(const World& world, std::size_t instances, std::size_t each) {
+  const auto groups = readGroupStatus(world.database.options());
+  if (groups.size() != 1 || groups[0].instances.size() != instances) return false;
+  return static_cast<std::size_t>(groups[0].partitions) == instances * each &&
+         std::ranges::all_of(groups[0].instances, [&](const InstanceStatus& one) {
+           return !one.gone && one.partitions.size() == each;
+         });
+}
+
+/// Publishes what `interleaved` makes, round after round, until it is destroyed.
+class Load {
+ public:
+  Load(const World& world, int keys)
+      : thread_([this, &world, keys](const std::stop_token& stop) {
+          while (!stop.stop_requested()) {
+            send(world.exchange, withLanes(interleaved(keys, 1, rounds_ + 1)));
+            ++rounds_;
+          }
+        }) {}
+  int stop() {
+    thread_.request_stop();
+    thread_.join();
+    return rounds_;
+  }
+
+ private:
+  std::atomic<int> rounds_{0};
+  std::jthread thread_;
+};
+
+using Processes = std::vector<std::unique_ptr<ConsumerProcess>>;
+
+const std::vector<std::string> kTwelve{"partitions=12", "prefetch=600", "batch=20", "heartbeat=2"};
+
+std::unique_ptr<ConsumerProcess> startOne(const World& world) {
+  auto process = std::make_unique<ConsumerProcess>(world, "shared", "", kTwelve);
+  process->awaitReady();
+  return process;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "three instances are killed, paused and stopped in turn: once, in order, in fair shares") {
+  const World world;
+  constexpr int kKeys = 300;
+  Processes processes;
+  for (int i = 0; i < 3; ++i) processes.push_back(startOne(world));
+  REQUIRE(eventually(20s, [&] { return isShared(world, 3, 4); }));
+  Load load(world, kKeys);
+  REQUIRE(eventually(20s, [&] { return world.journal() > 20 * kKeys; }));
+  const std::string least =
+      "select min(n) * 100 / sum(n) from (select count(*) n from journal group by note) t";
+  const std::string workers = "select count(distinct note) from journal";
+  CHECK(world.database.count(workers) == 3);
+  CHECK(world.database.count(least) >= 25);
+  const auto end = std::chrono::steady_clock::now() + 60s;
+  for (std::size_t turn = 0; std::chrono::steady_clock::now() < end; ++turn) {
+    auto& one = processes[turn % 3];
+    switch (turn % 4) {
+      case 0:
+        one->process().signal(SIGKILL);
+        one = startOne(world);
+        break;
+      case 1:
+        one->process().signal(SIGSTOP);
+        eventually(12s, [&] { return isShared(world, 2, 6); });
+        one->process().signal(SIGCONT);
+        break;
+      case 2:
+        one->stop();
+        one = startOne(world);
+        break;
+      default:  // all at once go on without a third
+        one->stop();
+        CHECK(eventually(20s, [&] { return isShared(world, 2, 6); }));
+        one = startOne(world);
+    }
+    CHECK(eventually(20s, [&] { return isShared(world, 3, 4); }));
+  }
+  const long sent = static_cast<long>(load.stop()) * kKeys;
+  CHECK(eventually(60s, [&] { return world.journal() >= sent; }));
+  CHECK(world.journal() == sent);
+  CHECK(world.journalIds() == sent);
+  CHECK(world.ordered());
+  for (auto& one : processes) CHECK(one->stop()["dead"] == 0);
+}
+
+TEST_CASE("one partition that may not be consumed costs the others nothing") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 2;
+  options.deliveryLimit = 3;
+  { journalConsumer(options, "partly")->start(); }
+  Servers::mq().addUser("partly", "secret", ".*", ".*", "^(?!.*\\.p1$).*");
+  options.broker.url = Servers::mq().url("partly", "secret");
+  CHECK_THROWS_AS(journalConsumer(options, "partly")->start(), ConfigError);  // it is said at once
+  Servers::mq().addUser("partly", "secret", ".*", ".*", ".*");
+  const LogCapture log;
+  const auto consumer = journalConsumer(options, "partly");
+  consumer->start();
+  Servers::mq().addUser("partly", "secret", ".*", ".*", "^(?!.*\\.p1$).*");
+  Servers::mq().closeAllConnections();
+  REQUIRE(eventually(20s, [&] { return log.count("queue 'partly.events.p1' waits") > 0; }));
+  send(world.exchange, withLanes(interleaved(40, 5)));
+  const auto depth = [](const std::string& queue) { return Servers::mq().queueDepth(queue); };
+  CHECK(eventually(20s, [&] { return depth("partly.events.p0") == 0; }));
+  const long refused = depth("partly.events.p1");
+  CHECK(refused > 0);
+  CHECK(eventually(20s, [&] { return world.journal() == 200 - refused; }));
+  CHECK(depth("partly.events.dead") == 0);
+  Servers::mq().addUser("partly", "secret", ".*", ".*", ".*");
+  CHECK(eventually(20s, [&] { return world.journal() == 200; }));
+  CHECK(eventually(20s, [&] { return log.count("queue 'partly.events.p1' goes on") > 0; }));
+  CHECK(world.ordered());
+}
+
+TEST_CASE(
+    "a handler that hangs keeps its partitions from another instance for a while, and no more") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 2;
+  options.stopTimeout = 500ms;
+  std::atomic<bool> hangs{true};
+  const auto hanging = EventConsumer::create("stuck", {"#"}, options);
+  hanging->onEvent("#", [&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    while (hangs) std::this_thread::sleep_for(5ms);
+  });
+  hanging->start();
+  const auto events = withLanes(interleaved(40, 1));
+  send(world.exchange, std::span(events).first(1));
+  REQUIRE(eventually(20s, [&] { return hanging->stats().longestRunning > 1ms; }));
+  const auto other = journalConsumer(options, "stuck");
+  other->start();
+  CHECK(eventually(20s, [&] { return isShared(world, 2, 1) || isShared(world, 1, 2); }));
+  hanging->stop();  // leaves the handler behind
+  send(world.exchange, std::span(events).subspan(1));
+  CHECK(
+      eventually(20s, [&] { return world.journal() >= 38; }));  // but for its key, whose id it has
+  hangs = false;
+  CHECK(eventually(20s, [&] { return world.journal() == 40; }));
+  CHECK(world.journalIds() == 40);
+}
+
+TEST_CASE("without the database nobody consumes, and all go on when it is back") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 3;
+  const auto consumer = journalConsumer(options, "based");
+  consumer->start();
+  send(world.exchange, withLanes(interleaved(20, 2)));
+  REQUIRE(eventually(20s, [&] { return world.journal() == 40; }));
+  Servers::pg().stop();
+  send(world.exchange, withLanes(interleaved(20, 2, 3)));
+  Servers::pg().start();
+  CHECK(eventually(30s, [&] { return world.journal() == 80; }));
+  CHECK(world.journalIds() == 80);
+  CHECK(world.ordered());
+}
+
+TEST_CASE("the number of partitions changes under load: nothing is lost, and each key in order") {
+  const World world;
+  constexpr int kKeys = 100;
+  const std::vector<std::string> arguments{"partitions=3", "prefetch=200", "batch=20",
+                                           "heartbeat=2"};
+  Processes processes;
+  for (int i = 0; i < 2; ++i) {
+    processes.push_back(std::make_unique<ConsumerProcess>(world, "grown", "", arguments));
+    processes.back()->awaitReady();
+  }
+  Load load(world, kKeys);
+  int generation = 1;
+  for (const int partitions : {8, 2}) {
+    CAPTURE(partitions);
+    changePartitions(world.database.options(), "grown.events", partitions);
+    if (partitions == 2) {  // whoever takes over goes on with the change
+      processes[0]->process().signal(SIGKILL);
+      processes[0] = std::make_unique<ConsumerProcess>(world, "grown", "", arguments);
+    }
+    ++generation;
+    REQUIRE(eventually(60s, [&] {
+      const auto groups = readGroupStatus(world.database.options());
+      return groups.at(0).generation == generation && groups.at(0).nextPartitions == 0;
+    }));
+    CHECK(eventually(20s,
+                     [&] { return isShared(world, 2, static_cast<std::size_t>(partitions) / 2); }));
+  }
+  const long sent = static_cast<long>(load.stop()) * kKeys;
+  CHECK(eventually(60s, [&] { return world.journal() >= sent; }));
+  CHECK(world.journal() == sent);
+  CHECK(world.journalIds() == sent);
+  CHECK(world.ordered());
+  for (const std::string queue : {"grown.events.p0", "grown.events.p7.2"}) {
+    CHECK(eventually(60s, [&] { return !Servers::mq().queueExists(queue); }));
+  }
+  CHECK(Servers::mq().queueExists("grown.events.p1.3"));
+  for (auto& one : processes) CHECK(one->stop()["dead"] == 0);
+}
+
+}  // namespace pillion::test
