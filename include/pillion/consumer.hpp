@@ -75,10 +75,20 @@ struct ConsumerOptions {
   /// transaction per event, which costs most of the throughput and gains nothing but shorter locks.
   int batchEvents = 100;
 
-  /// Deliveries the broker may send ahead of their acks, which bounds memory: so many events of
-  /// your largest size. Below three batches per worker, workers wait for the broker; higher shares
-  /// work less evenly among instances.
+  /// Deliveries the broker may send ahead of their acks, with partitions shared among these. Below
+  /// three batches per worker, workers wait for the broker; higher shares work less evenly among
+  /// instances. Less by itself when they take more than 32 MiB, or wait for a worker for longer
+  /// than `prefetchWait`; up to sixteen times as many while all of them wait for keys that are held
+  /// up (a handler that hangs), and workers have nothing to do. Each such change is a line in the
+  /// log.
   std::uint16_t prefetch = 300;
+
+  /// What has waited for a worker for so long goes back to the queue, which counts as a delivery,
+  /// and less is prefetched: RabbitMQ takes a channel's deliveries away after its
+  /// `consumer_timeout`, 30 minutes, and would move healthy events to the dead-letter queue when
+  /// that happens again and again. Above 0; leave it alone unless that limit is lower than ten
+  /// minutes.
+  std::chrono::milliseconds prefetchWait{60'000};
 
   /// Not 0: the ordered form for several instances. The subscription gets so many queues,
   /// `<queue>.p0`, `<queue>.p1`, …; each key belongs to one of them, and each is consumed by one

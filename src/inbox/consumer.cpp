@@ -66,6 +66,8 @@ void validate(const std::string& queue, const std::vector<std::string>& patterns
             "topic pattern of " + std::to_string(pattern.size()) + " bytes: 1 to 255 are needed");
   }
   require(options.prefetch > 0, "consumer option prefetch must be above zero");
+  require(options.prefetchWait > std::chrono::milliseconds(0),
+          "consumer option prefetchWait must be above zero");
   require(options.deliveryLimit > 0, "consumer option deliveryLimit must be above zero");
   require(
       options.workers > 0 && options.workers <= 1'000,

@@ -46,11 +46,22 @@ bool DeliveryQueue::isInHand(std::uint64_t consumer) const {
   return found != consumers_.end() && found->second.inHand > 0;
 }
 
-DeliveryQueue::Progress DeliveryQueue::progressOf(std::uint64_t consumer) const {
+Load DeliveryQueue::loadOf(std::uint64_t consumer) const {
   const base::MutexLock lock(mutex_);
   const auto found = consumers_.find(consumer);
   if (found == consumers_.end()) return {};
-  return {.received = found->second.received, .isIdle = found->second.open.empty()};
+  Load load{.received = found->second.received,
+            .acked = found->second.acked,
+            .open = found->second.open.size(),
+            .bytes = found->second.bytes,
+            .anyIdle = idleWorkers_ > 0};
+  const auto now = clock_.boot();
+  for (const Job& job : waiting_) {
+    if (job.delivery.consumer != consumer || mustWait(job, {}, now)) continue;
+    load.oldestReady = now - job.receivedAt;
+    break;
+  }
+  return load;
 }
 
 void DeliveryQueue::ended(std::uint64_t consumer) {
@@ -63,21 +74,25 @@ void DeliveryQueue::dropWaiting(std::uint64_t consumer) {
   std::erase_if(waiting_, [&](const Job& job) { return job.delivery.consumer == consumer; });
 }
 
-void DeliveryQueue::push(amqp::Delivery delivery) {
+std::size_t DeliveryQueue::push(amqp::Delivery delivery) {
+  std::size_t bytes = 0;
   Job job;
   job.identity = amqp::identityOf(delivery.message);
   job.delivery = std::move(delivery);
   {
     const base::MutexLock lock(mutex_);
     const auto consumer = consumers_.find(job.delivery.consumer);
-    if (consumer == consumers_.end() || consumer->second.isLetGo) return;
+    if (consumer == consumers_.end() || consumer->second.isLetGo) return 0;
+    job.receivedAt = clock_.boot();
     ++consumer->second.received;
+    bytes = consumer->second.bytes += job.delivery.message.body.size();
     auto& open = consumer->second.open;
     open.insert(open.end(), job.delivery.tag);
     waiting_.push_back(std::move(job));
     fresh_ = true;
   }
   filled_.notify_one();
+  return bytes;
 }
 
 std::vector<DeliveryQueue::Ack> DeliveryQueue::takeAcks() {
@@ -120,16 +135,14 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
   const auto now = clock_.boot();
   for (; looked < waiting_.size() && batch.size() < most; ++looked) {
     Job& job = waiting_[looked];
-    const amqp::Identity* event = job.event();
-    const bool keyed = event != nullptr && !event->key.empty();
-    const bool busy = keyed && !mine.contains(event->key) && busyKeys_.contains(event->key);
-    if (busy || (event != nullptr && isAside(*event, now))) {
+    if (mustWait(job, mine, now)) {
       left.push_back(std::move(job));
       continue;
     }
     bytes += job.delivery.message.body.size();
     if (!batch.empty() && bytes > limit.bytes) break;
-    if (keyed) mine.insert(event->key);
+    const amqp::Identity* event = job.event();
+    if (event != nullptr && !event->key.empty()) mine.insert(event->key);
     ++consumers_[job.delivery.consumer].inHand;
     batch.push_back(std::move(job));
   }
@@ -149,6 +162,8 @@ void DeliveryQueue::ack(const Job& job) {
     const auto consumer = consumers_.find(job.delivery.consumer);
     if (consumer == consumers_.end() || consumer->second.open.erase(job.delivery.tag) == 0) return;
     consumer->second.done.push_back(job.delivery.tag);
+    ++consumer->second.acked;
+    consumer->second.bytes -= job.delivery.message.body.size();
   }
   toBroker_.signal();
 }
@@ -171,6 +186,15 @@ void DeliveryQueue::release(const std::vector<Job>& jobs) {
 
 std::string DeliveryQueue::nameOf(const amqp::Identity& event) {
   return event.key.empty() ? "id " + event.id : "key " + event.key;
+}
+
+bool DeliveryQueue::mustWait(const Job& job, const std::unordered_set<std::string>& mine,
+                             base::Clock::Boot now) const {
+  const amqp::Identity* event = job.event();
+  if (event == nullptr) return false;
+  const bool keyed = !event->key.empty();
+  return (keyed && !mine.contains(event->key) && busyKeys_.contains(event->key)) ||
+         isAside(*event, now);
 }
 
 bool DeliveryQueue::isAside(const amqp::Identity& event, base::Clock::Boot now) const {

@@ -19,6 +19,7 @@
 #include "base/clock.hpp"
 #include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
+#include "inbox/prefetch_plan.hpp"
 
 namespace pillion::inbox {
 
@@ -26,6 +27,7 @@ namespace pillion::inbox {
 struct Job {
   amqp::Delivery delivery;
   std::variant<amqp::Identity, amqp::Problem> identity;
+  base::Clock::Boot receivedAt{0};
 
   [[nodiscard]] const amqp::Identity* event() const {
     return std::get_if<amqp::Identity>(&identity);
@@ -55,15 +57,12 @@ class DeliveryQueue {
   void letGo(std::uint64_t consumer);
   /// Is a delivery of it still in a worker's hands?
   [[nodiscard]] bool isInHand(std::uint64_t consumer) const;
-  struct Progress {
-    std::uint64_t received = 0;
-    bool isIdle = false;  // all of that is acked, or at least settled
-  };
-  [[nodiscard]] Progress progressOf(std::uint64_t consumer) const;
+  [[nodiscard]] Load loadOf(std::uint64_t consumer) const;
   /// It has ended: what it was sent and has not acked will be delivered again.
   void ended(std::uint64_t consumer);
-  /// Drops what comes to one that was let go, or has ended.
-  void push(amqp::Delivery delivery);
+  /// Drops what comes to one that was let go, or has ended. Returns what the bodies of its open
+  /// deliveries take.
+  std::size_t push(amqp::Delivery delivery);
   struct Ack {
     std::uint64_t consumer = 0;
     std::uint64_t tag = 0;
@@ -92,6 +91,8 @@ class DeliveryQueue {
   struct Consumer {
     bool isLetGo = false;
     std::uint64_t received = 0;
+    std::uint64_t acked = 0;
+    std::size_t bytes = 0;            // of what is open
     std::size_t inHand = 0;           // with workers
     std::set<std::uint64_t> open;     // tags that are not acked
     std::vector<std::uint64_t> done;  // tags that are to be acked
@@ -103,6 +104,10 @@ class DeliveryQueue {
   };
   /// What is set aside by: the key, or the id of an event without one.
   static std::string nameOf(const amqp::Identity& event);
+  /// Must it wait for one of its key that a worker has, other than the caller, or that was set
+  /// aside?
+  [[nodiscard]] bool mustWait(const Job& job, const std::unordered_set<std::string>& mine,
+                              base::Clock::Boot now) const PILLION_REQUIRES(mutex_);
   [[nodiscard]] bool isAside(const amqp::Identity& event, base::Clock::Boot now) const
       PILLION_REQUIRES(mutex_);
   std::vector<Job> takeBatch(const BatchLimit& limit, std::size_t share) PILLION_REQUIRES(mutex_);

@@ -1,7 +1,10 @@
 #include "inbox/queue_consumers.hpp"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <pillion/error.hpp>
+#include <pillion/log.hpp>
 #include <utility>
 
 namespace pillion::inbox {
@@ -10,11 +13,12 @@ namespace {
 /// A handler that hangs keeps its queue no longer than this from another instance. There its events
 /// wait for the transaction that has them, and no others do.
 constexpr std::chrono::seconds kLongestLetGo{5};
+constexpr std::chrono::seconds kReconsider{1};
 
 }  // namespace
 
 QueueConsumers::QueueConsumers(std::string consumer, const BrokerOptions& options,
-                               std::uint16_t prefetch, DeliveryQueue& queue)
+                               const PrefetchPlan::Limits& prefetch, DeliveryQueue& queue)
     : consumer_(std::move(consumer)), options_(options), prefetch_(prefetch), queue_(queue) {}
 
 void QueueConsumers::connected(amqp::Connection& connection) {
@@ -27,6 +31,7 @@ void QueueConsumers::disconnected() {
 }
 
 void QueueConsumers::follow(const QueueNames& wanted) {
+  reconsiderPrefetch();
   for (const std::string& queue : wanted) {
     if (!byQueue_.contains(queue)) open(queue);
   }
@@ -39,9 +44,25 @@ void QueueConsumers::follow(const QueueNames& wanted) {
 void QueueConsumers::open(const std::string& queue) {
   const auto trouble = troubles_.find(queue);
   if (trouble != troubles_.end() && base::systemClock().boot() < trouble->second.notBefore) return;
-  const std::uint64_t id = connection_->consume(queue, prefetch_);
+  PrefetchPlan& plan = plans_.try_emplace(queue, prefetch_).first->second;
+  plan.opened(base::systemClock().boot());
+  const std::uint64_t id = connection_->consume(queue, plan.now());
   queue_.opened(id);
   byQueue_[queue] = {.id = id};
+}
+
+void QueueConsumers::reconsiderPrefetch() {
+  const auto now = base::systemClock().boot();
+  if (now < nextReconsidering_) return;
+  nextReconsidering_ = now + kReconsider;
+  for (auto& [queue, one] : byQueue_) {
+    PrefetchPlan& plan = plans_.at(queue);
+    const auto before = plan.now();
+    if (one.letGoAt || !plan.reconsider(queue_.loadOf(one.id), now)) continue;
+    logger()->info("consumer '{}': queue '{}' has a prefetch of {} from now on, {} before",
+                   consumer_, queue, plan.now(), before);
+    letGo(one);
+  }
 }
 
 void QueueConsumers::letGo(One& one) {
@@ -68,8 +89,8 @@ void QueueConsumers::opened(const amqp::ConsumerOpened& opened) {
 }
 
 void QueueConsumers::cancelled(const amqp::ConsumerCancelled& cancelled) {
-  failed(cancelled.queue, BrokerError("RabbitMQ cancelled the consumer of queue '" +
-                                      cancelled.queue + "': it was deleted or moved"));
+  failed(cancelled.queue,
+         BrokerError("RabbitMQ cancelled the consumer: the queue was deleted or moved"));
   const auto one = byQueue_.find(cancelled.queue);
   if (one != byQueue_.end() && one->second.id == cancelled.consumer) letGo(one->second);
 }

@@ -23,15 +23,22 @@ using QueueNames = std::set<std::string>;
 /// back the rest in its order.
 class QueueConsumers {
  public:
-  QueueConsumers(std::string consumer, const BrokerOptions& options, std::uint16_t prefetch,
-                 DeliveryQueue& queue);
+  QueueConsumers(std::string consumer, const BrokerOptions& options,
+                 const PrefetchPlan::Limits& prefetch, DeliveryQueue& queue);
 
   /// Nothing is consumed on a new one.
   void connected(amqp::Connection& connection);
   void disconnected();
 
-  /// Begins to consume what is wanted, and lets go of the rest; to be called again and again.
+  /// Begins to consume what is wanted, and lets go of the rest; to be called again and again. What
+  /// is to have another prefetch is let go of, too, and taken up again.
   void follow(const QueueNames& wanted);
+  /// Are these, of the open deliveries of a queue, so many that `follow` should look at once?
+  [[nodiscard]] bool isTooMuch(std::size_t bytes) {
+    if (bytes <= prefetch_.bytes) return false;
+    nextReconsidering_ = base::Clock::Boot{0};
+    return true;
+  }
   void opened(const amqp::ConsumerOpened& opened);
   /// The queue was deleted, or the like.
   void cancelled(const amqp::ConsumerCancelled& cancelled);
@@ -53,6 +60,8 @@ class QueueConsumers {
     bool isEnding = false;
     std::optional<base::Clock::Boot> letGoAt = {};
   };
+  /// The prefetch outlives the consumer, and the connection.
+  using Plans = std::map<std::string, PrefetchPlan>;
   struct Trouble {
     base::Reconnect outage;
     base::Clock::Boot notBefore{0};
@@ -60,14 +69,17 @@ class QueueConsumers {
 
   void open(const std::string& queue);
   void letGo(One& one);
+  void reconsiderPrefetch();
   void failed(const std::string& queue, const Error& error);
 
   std::string consumer_;
   BrokerOptions options_;
-  std::uint16_t prefetch_;
+  PrefetchPlan::Limits prefetch_;
   DeliveryQueue& queue_;
   amqp::Connection* connection_ = nullptr;
   std::map<std::string, One> byQueue_;
+  Plans plans_;
+  base::Clock::Boot nextReconsidering_{0};
   std::map<std::string, Trouble> troubles_;
   bool isMissing_ = false;
 };

@@ -17,13 +17,19 @@ namespace {
 constexpr milliseconds kLookTimeout{2'000};
 /// A lease that has run out is noticed after this.
 constexpr milliseconds kLookAround{500};
+/// While deliveries come without a pause.
+constexpr milliseconds kFollow{50};
 constexpr milliseconds kDrainLook{500};
+constexpr std::size_t kMostBytes = 32U << 20;
 constexpr std::chrono::minutes kLongestBindWait{10};
 
-/// RabbitMQ counts a prefetch for each consumer of a channel by itself.
-std::uint16_t prefetchOfEach(const ConsumerOptions& options) {
+/// What is bounded for all queues, shared among those that there may be.
+PrefetchPlan::Limits prefetchOfEach(const ConsumerOptions& options) {
   const int queues = std::max(1, options.partitions);
-  return static_cast<std::uint16_t>(std::max(1, options.prefetch / queues));
+  return {.wanted = static_cast<std::uint16_t>(std::max(1, options.prefetch / queues)),
+          .workers = static_cast<std::size_t>(options.workers),
+          .bytes = kMostBytes / static_cast<std::size_t>(queues),
+          .longestWait = options.prefetchWait};
 }
 
 }  // namespace
@@ -134,15 +140,16 @@ Partitions Subscription::drained(const Assignment& now) {
     const auto consumer = consumers_.consumerOf(queue);
     if (!consumer || drained_.contains(partition)) continue;
     const auto ready = connection_->messageCount(queue);
-    const auto progress = queue_.progressOf(*consumer);
-    const bool isEmpty = ready.value_or(0) == 0 && progress.isIdle;
-    if (drainWatch_.isDrained(queue, progress.received, isEmpty)) drained_.insert(partition);
+    const Load load = queue_.loadOf(*consumer);
+    const bool isEmpty = ready.value_or(0) == 0 && load.open == 0;
+    if (drainWatch_.isDrained(queue, load.received, isEmpty)) drained_.insert(partition);
   }
   return drained_;
 }
 
 /// Consumes what is this instance's now, and says what is.
 void Subscription::follow() {
+  nextFollow_ = base::systemClock().boot() + kFollow;
   if (topology_.partitions == 0) return consumers_.follow({topology_.queue});
   noteTopology();
   const Assignment assignment = holdings_.assignment();
@@ -182,13 +189,12 @@ void Subscription::serve(const std::stop_token& stop) {
 
 void Subscription::pump(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    if (auto incoming = connection_->receive(kLookAround)) {
-      broker_.holds(std::holds_alternative<amqp::Delivery>(*incoming));
-      handle(std::move(*incoming));
-    }
-    broker_.holds(false);
+    auto incoming = connection_->receive(kLookAround);
+    const bool isDelivery = incoming && std::holds_alternative<amqp::Delivery>(*incoming);
+    broker_.holds(isDelivery);
+    if (incoming) handle(std::move(*incoming));
     sendAcks();
-    follow();
+    if (!isDelivery || base::systemClock().boot() >= nextFollow_) follow();
     reportSlowHandlers();
     lookAfterBindings();
   }
@@ -202,7 +208,7 @@ void Subscription::pump(const std::stop_token& stop) {
 void Subscription::handle(amqp::Incoming incoming) {
   if (auto* delivery = std::get_if<amqp::Delivery>(&incoming)) {
     ++counters_.delivered;
-    queue_.push(std::move(*delivery));
+    if (consumers_.isTooMuch(queue_.push(std::move(*delivery)))) nextFollow_ = base::Clock::Boot{0};
   } else if (const auto* opened = std::get_if<amqp::ConsumerOpened>(&incoming)) {
     consumers_.opened(*opened);
   } else if (const auto* cancelled = std::get_if<amqp::ConsumerCancelled>(&incoming)) {

@@ -65,6 +65,7 @@ class Subscription {
   std::chrono::milliseconds bindEvery_;
   std::chrono::milliseconds bindWait_;  // longer after looks that failed
   base::Clock::Boot nextBind_{0};
+  base::Clock::Boot nextFollow_{0};
   base::OnceAnHour told_;
   DeliveryQueue& queue_;
   Holdings& holdings_;
