@@ -1,12 +1,11 @@
 #include "inbox/subscription.hpp"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
+
+#include "base/log_line.hpp"
 
 namespace pillion::inbox {
 
@@ -74,7 +73,7 @@ void Subscription::serve(const std::stop_token& stop) {
     } catch (const Error& error) {
       broker_.failed(error);
     } catch (const std::exception& error) {
-      logger()->error("consumer '{}' connects again after: {}", topology_.queue, error.what());
+      base::log.error("consumer '{}' connects again after: {}", topology_.queue, error.what());
     }
     connection_.reset();
     pause(broker_.pause(), stop);
@@ -116,7 +115,7 @@ void Subscription::sendAcks() {
 
 void Subscription::reportSlowHandlers() {
   while (const auto slow = watch_.overdue(slowHandler_)) {
-    logger()->warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
+    base::log.warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
                    topology_.queue, slow->eventId, slow->type, slowHandler_.count());
   }
 }
@@ -137,7 +136,7 @@ void Subscription::lookAfterBindings() {
       const bool isThere = look.exchangeExists(topology_.exchange);
       amqp::declare(look, topology_);
       if (!isThere) {
-        logger()->warn(
+        base::log.warn(
             "consumer '{}': exchange '{}' was gone; it is declared and bound again, and what was"
             " published meanwhile may not have come here",
             topology_.queue, topology_.exchange);
@@ -147,11 +146,11 @@ void Subscription::lookAfterBindings() {
     bindWait_ = bindEvery_;
   } catch (const ConfigError& error) {
     if (told_.mayTell("bindings")) {
-      logger()->warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
+      base::log.warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
                      error.what());
     }
   } catch (const Error& error) {  // its own connection will notice, if that is to last
-    logger()->debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
+    base::log.debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
                     error.what());
   }
   nextBind_ = base::systemClock().boot() + bindWait_;
