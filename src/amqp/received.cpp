@@ -169,7 +169,6 @@ std::variant<Received, Problem> receivedFrom(const Message& message, std::string
   const Mode mode = modeOf(message);
   if (auto problem = problemOfBody(message)) return *problem;
   if (auto problem = problemOfMode(message, mode)) return *problem;
-  if (auto problem = problemOfHeaders(message)) return *problem;
   Received received;
   if (mode == Mode::Structured) {
     const auto content = contentOf(message, room);
@@ -182,6 +181,7 @@ std::variant<Received, Problem> receivedFrom(const Message& message, std::string
   }
   const char* where = mode == Mode::Structured ? "id in its CloudEvents envelope" : "message_id";
   if (auto problem = problemOf(received.identity, where, message)) return *problem;
+  if (auto problem = problemOfHeaders(message)) return *problem;
   return received;
 }
 
