@@ -35,6 +35,7 @@ struct DeadLetter {
   /// It was consumed from, and is redriven to: the consumer's own, or one of its partitions.
   std::string queue;
   std::string contentType;
+  std::string contentEncoding;  ///< of the body, which is as it was delivered
   std::vector<std::pair<std::string, std::string>> headers;  ///< all, as they are in the queue
   std::string body;
 };

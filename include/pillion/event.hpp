@@ -63,7 +63,8 @@ class Event {
   /// Is the data JSON, so that data() returns it?
   [[nodiscard]] bool isJson() const { return isJson_; }
   /// The parsed JSON. Valid as long as the event. Throws InvalidEvent when the event was made of
-  /// bytes that are not JSON by their content type.
+  /// bytes that are not JSON by their content type, or hold an integer of more than 64 bits, which
+  /// would be rounded.
   [[nodiscard]] const nlohmann::json& data() const;
   /// The data as it travels: JSON text, or the bytes the event was made of.
   [[nodiscard]] const std::string& bytes() const { return bytes_; }
@@ -116,6 +117,7 @@ class Event {
   std::optional<Time> expiresAt_;
   nlohmann::json data_;
   bool isJson_ = false;
+  bool isRounded_ = false;
   std::string bytes_;
 };
 

@@ -53,6 +53,14 @@ struct ConsumerOpened {
   std::uint64_t consumer = 0;
 };
 
+/// Did it come by the queue's own name, as a redrive sends it: through the default exchange, or
+/// straight to the exchange in front of partitioned queues? What comes to that one by a binding
+/// shows the exchange to which it was published first.
+bool isRedriven(const Delivery& delivery);
+
+/// Which message this is, for a log line: its id, or what stands in place of one, and how it came.
+std::string nameOf(const Delivery& delivery, const Identity* identity);
+
 /// basic.cancel from the broker: the queue was deleted, or its node went down.
 struct ConsumerCancelled {
   std::string queue = {};

@@ -13,6 +13,15 @@ constexpr int kMostLevels = 8;  // x-death has two
 
 json documentOf(const amqp_field_value_t& value, int levels);
 
+/// As a text, which no reader rounds.
+std::string textOf(const amqp_decimal_t& decimal) {
+  std::string digits = std::to_string(decimal.value);
+  if (decimal.decimals == 0) return digits;
+  const std::size_t least = std::size_t{decimal.decimals} + 1;
+  if (digits.size() < least) digits.insert(0, least - digits.size(), '0');
+  return digits.insert(digits.size() - decimal.decimals, 1, '.');
+}
+
 json arrayOf(const amqp_array_t& array, int levels) {
   json result = json::array();
   for (int i = 0; i < array.num_entries; ++i) {
@@ -58,12 +67,14 @@ json documentOf(const amqp_field_value_t& value, int levels) {
       return value.value.f32;
     case AMQP_FIELD_KIND_F64:
       return value.value.f64;
+    case AMQP_FIELD_KIND_DECIMAL:
+      return textOf(value.value.decimal);
     case AMQP_FIELD_KIND_ARRAY:
       return levels > 0 ? arrayOf(value.value.array, levels) : json();
     case AMQP_FIELD_KIND_TABLE:
       return levels > 0 ? objectOf(value.value.table, levels) : json();
     default:
-      return {};  // void and decimal
+      return {};  // void
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "amqp/cause.hpp"
 #include "amqp/reply.hpp"
+#include "base/printable.hpp"
 
 namespace pillion::amqp {
 namespace {
@@ -74,8 +75,8 @@ amqp_table_entry_t capability(const char* key) {
     if (causeOfRefusedLogin(reason.code, reason.text) == Cause::Passing) {
       throwReply(reply, "logging in at " + url.display());
     }
-    throw ConfigError("RabbitMQ refuses the login at " + url.display() + ": " + reason.text +
-                      "; check PILLION_AMQP_URL");
+    throw ConfigError("RabbitMQ refuses the login at " + url.display() + ": " +
+                      base::printable(reason.text) + "; check PILLION_AMQP_URL");
   }
   throwReply(reply, "logging in at " + url.display());
 }

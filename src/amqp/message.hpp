@@ -33,6 +33,16 @@
 //
 // Prefix and names: CloudEvents AMQP protocol binding 1.0.2, section 3.1.3.1, and the partitioning
 // extension. The prefix with '_' is the one that every AMQP library can carry.
+//
+// What others send is read as well (received.cpp):
+// - The property counts before the header where both are there and differ, and the routing key is
+//   the type when neither is. But `type` is `binary` in what RabbitMQ up to 3.12 has taken from an
+//   AMQP 1.0 sender, and says nothing then.
+// - Headers with the prefixes `cloudEvents:`, and `ce-`, `ce_` or none when `specversion` is among
+//   them.
+// - An event that is whole in the body, attributes and all: content type
+//   `application/cloudevents+json`. Its attributes count, and no property or header does.
+// - A body that is packed: content encoding `gzip`.
 
 namespace pillion::amqp {
 
@@ -44,6 +54,9 @@ inline constexpr int kLanes = 64;
 /// Where a message came from, in decimal: what a return by the broker is matched by, since two
 /// sources may choose the same event id.
 inline constexpr const char* kOutboxIdHeader = "pillion-outbox-id";
+
+/// The event, or the request, that this one came of.
+inline constexpr const char* kCausationIdHeader = "pillion-causation-id";
 
 /// Size of a body that was received and not kept, since it is larger than an event's may be. What
 /// carries this header is no event, however often it is sent on.
@@ -109,7 +122,8 @@ struct Problem {
 /// connection, and then the row is as it was: it can only have been written around the publisher.
 std::variant<Message, Problem> messageFrom(Row&& row);
 
-/// What the inbox and the order of a key go by, found without looking at the body.
+/// What the inbox and the order of a key go by. Found without looking at the body, unless the
+/// attributes are in it.
 struct Identity {
   std::string id;  // lower-case UUID
   std::string source;

@@ -5,6 +5,7 @@
 
 #include "amqp/cause.hpp"
 #include "amqp/channel.hpp"
+#include "base/printable.hpp"
 
 namespace pillion::amqp {
 namespace {
@@ -48,7 +49,7 @@ void throwStatus(int status, const std::string& doing) {
 }
 
 void throwClose(const CloseReason& reason, const std::string& doing) {
-  const std::string message = "RabbitMQ, " + doing + ": " + reason.text;
+  const std::string message = "RabbitMQ, " + doing + ": " + base::printable(reason.text);
   switch (causeOf(reason.code, reason.text)) {
     case Cause::NoRight:
       throw AccessRefused(message +

@@ -62,10 +62,12 @@ void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
 void declareOrExplain(Connection& connection, const QueueSpec& queue) {
   try {
     connection.declareQueue(queue);
-  } catch (const AccessRefused&) {
-    throw;
   } catch (const ConfigError& error) {
-    throw ConfigError(std::string(error.what()) +
+    // RabbitMQ's words for a queue that is there with other arguments. To delete it mends nothing
+    // else.
+    const std::string text = error.what();
+    if (text.find("inequivalent arg") == std::string::npos) throw;
+    throw ConfigError(text +
                       "; use the queue's own settings, another queue name, or delete the queue");
   }
 }

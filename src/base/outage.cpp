@@ -1,9 +1,8 @@
 #include "base/outage.hpp"
 
-#include <spdlog/spdlog.h>
-
-#include <pillion/log.hpp>
 #include <utility>
+
+#include "base/log_line.hpp"
 
 namespace pillion::base {
 
@@ -22,9 +21,9 @@ void Outage::began(const Error& error) {
   reason_ = reason;
   if (said && now < nextLine_) return;
   nextLine_ = now + kSayAgain;
-  if (!said) return logger()->warn("{} waits: {}", who_, reason_);
+  if (!said) return log.warn("{} waits: {}", who_, reason_);
   const auto minutes = std::chrono::duration_cast<std::chrono::minutes>(now - *began_).count();
-  logger()->warn("{} still waits, for {} minutes: {}", who_, minutes, reason_);
+  log.warn("{} still waits, for {} minutes: {}", who_, minutes, reason_);
 }
 
 bool Outage::due(Clock::Boot after) {
@@ -37,7 +36,7 @@ void Outage::ended() {
   began_.reset();
   nextLine_ = {};
   if (std::exchange(reason_, {}).empty()) return;
-  logger()->info("{} goes on", who_);
+  log.info("{} goes on", who_);
 }
 
 }  // namespace pillion::base

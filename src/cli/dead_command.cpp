@@ -5,6 +5,7 @@
 #include <pillion/error.hpp>
 #include <pillion/event.hpp>
 
+#include "base/printable.hpp"
 #include "cli/broker_flags.hpp"
 #include "cli/commands.hpp"
 #include "event/event_check.hpp"
@@ -12,6 +13,7 @@
 namespace pillion::cli {
 namespace {
 
+using base::printable;
 using nlohmann::json;
 
 struct Chosen {
@@ -72,29 +74,6 @@ json summaryOf(const DeadLetter& letter) {
           {"bytes", letter.body.size()}};
 }
 
-/// Text for a terminal, on which control characters and broken UTF-8 could do what they like.
-/// `whole`: line ends and tabs stay, it is shown as a text.
-std::string printable(const std::string& text, bool whole = false) {
-  const bool utf8 = isUtf8Text(text);
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool kept = whole && (byte == '\n' || byte == '\t');
-    // U+0080 to U+009F, in two bytes, are control characters too.
-    const bool longControl = utf8 && byte == 0xC2 && i + 1 < text.size() &&
-                             static_cast<unsigned char>(text[i + 1]) < 0xA0;
-    if (!kept && (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8) || longControl)) {
-      char escaped[5];
-      std::snprintf(escaped, sizeof escaped, "\\x%02x",
-                    longControl ? static_cast<unsigned char>(text[++i]) : byte);
-      result += escaped;
-      continue;
-    }
-    result += text[i];
-  }
-  return result;
-}
-
 /// Whatever bytes a peer sent must not end the program.
 std::string dumped(const json& document) {
   return document.dump(2, ' ', false, json::error_handler_t::replace);
@@ -108,6 +87,7 @@ std::string bodyAsText(const DeadLetter& letter) {
 json wholeOf(const DeadLetter& letter) {
   json document = summaryOf(letter);
   document["content_type"] = letter.contentType;
+  document["content_encoding"] = letter.contentEncoding;
   json headers = json::array();
   for (const auto& [name, value] : letter.headers) {
     headers.push_back({{"name", name}, {"value", value}});
@@ -163,7 +143,8 @@ void show(Chosen& chosen) {
     for (const auto& [name, value] : letter.headers) {
       std::printf("header        %s: %s\n", printable(name).c_str(), printable(value).c_str());
     }
-    std::printf("\n%s\n", printable(bodyAsText(letter), /*whole=*/true).c_str());
+    std::printf("\n%s\n",
+                printable(bodyAsText(letter), std::string::npos, base::Lines::Kept).c_str());
   });
   warnOfOthers(chosen, count);
   if (chosen.json) std::printf("%s\n", dumped(letters).c_str());

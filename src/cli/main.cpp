@@ -2,6 +2,7 @@
 #include <exception>
 #include <pillion/error.hpp>
 
+#include "base/printable.hpp"
 #include "cli/commands.hpp"
 
 namespace {
@@ -33,16 +34,23 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+/// What servers say is quoted in it.
+void tell(const std::exception& error) {
+  const std::string text =
+      pillion::base::printable(error.what(), std::string::npos, pillion::base::Lines::Kept);
+  std::fprintf(stderr, "pillion: %s\n", text.c_str());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const pillion::Error& error) {
-    std::fprintf(stderr, "pillion: %s\n", error.what());
+    tell(error);
     return error.retryable() ? kTryAgain : kMendFirst;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "pillion: %s\n", error.what());
+    tell(error);
     return kTryAgain;
   }
 }

@@ -1,12 +1,10 @@
 #include <pthread.h>
-#include <spdlog/spdlog.h>
-
 #include <csignal>
 #include <map>
-#include <pillion/log.hpp>
 #include <pillion/relay.hpp>
 #include <thread>
 
+#include "base/log_line.hpp"
 #include "cli/broker_flags.hpp"
 #include "cli/commands.hpp"
 #include "cli/database_flags.hpp"
@@ -55,7 +53,7 @@ void addMilliseconds(CLI::App& command, const std::string& flag, std::chrono::mi
 }
 
 void report(const RelayStats& stats) {
-  logger()->info(
+  base::log.info(
       "relay ended: {} published, {} repeated, {} nacked, {} parked, {} dropped, {} expired",
       stats.published, stats.repeated, stats.nacked, stats.parked, stats.dropped, stats.expired);
 }

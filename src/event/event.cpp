@@ -35,12 +35,18 @@ Event Event::ofBytes(std::string type, std::string bytes, std::string contentTyp
   // A tree that is too deep would be copied level within level, with the event.
   if (isJsonContentType(event.contentType_) && !isTooDeep(event.bytes_)) {
     event.data_ = nlohmann::json::parse(event.bytes_, nullptr, /*allow_exceptions=*/false);
-    event.isJson_ = !event.data_.is_discarded();
+    event.isRounded_ = hasRoundedInteger(event.data_, event.bytes_);
+    event.isJson_ = !event.data_.is_discarded() && !event.isRounded_;
   }
   return event;
 }
 
 const nlohmann::json& Event::data() const {
+  if (isRounded_) {
+    throw InvalidEvent("data",
+                       "holds an integer of more than 64 bits, which data() would round; "
+                       "read bytes() instead");
+  }
   if (!isJson_) {
     throw InvalidEvent("data", "is " + std::to_string(bytes_.size()) + " bytes of content type '" +
                                    contentType_ + "' and no valid JSON; read bytes() instead");

@@ -1,9 +1,11 @@
 #include "event/event_check.hpp"
 
-#include <array>
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <pillion/error.hpp>
 
+#include "base/printable.hpp"
 #include "event/event_id.hpp"
 
 namespace pillion {
@@ -86,7 +88,8 @@ void checkData(const Event& event, std::size_t maxPayload) {
   if (bytes.size() > maxPayload) tooLong("data", bytes.size(), maxPayload);
   if (!isJsonContentType(event.contentType())) return;
   if (isTooDeep(bytes)) tooDeep();
-  if (!event.isJson()) {
+  const JsonVerdict verdict = verdictOf(event);
+  if (!verdict.isJson) {
     throw InvalidEvent(
         "data", "is not JSON, which its content type '" + event.contentType() + "' says it is");
   }
@@ -95,7 +98,7 @@ void checkData(const Event& event, std::size_t maxPayload) {
     throw InvalidEvent("data", "holds about " + std::to_string(shape.values) +
                                    " JSON values; the limit is " + std::to_string(kJsonValues));
   }
-  if (hasRepeatedNames(event.data(), shape)) {
+  if (verdict.hasRepeatedNames) {
     throw InvalidEvent("data", "has a JSON object in which a name occurs twice");
   }
 }
@@ -204,10 +207,55 @@ std::size_t membersOf(const nlohmann::json& value) {
   return members;
 }
 
+/// An integer that does not fit has become a double of at least this.
+bool hasHugeNumber(const nlohmann::json& value) {
+  constexpr double kLeast = 9.2e18;
+  if (value.is_number_float()) return std::abs(value.get<double>()) >= kLeast;
+  return value.is_structured() && std::ranges::any_of(value, hasHugeNumber);
+}
+
+/// Without a fraction and without an exponent: those are approximate for every reader.
+bool isWideInteger(std::string_view number) {
+  if (number.find_first_of(".eE") != std::string_view::npos) return false;
+  std::uint64_t positive = 0;
+  std::int64_t negative = 0;
+  const char* const end = number.data() + number.size();
+  const auto result = number.starts_with('-') ? std::from_chars(number.data(), end, negative)
+                                              : std::from_chars(number.data(), end, positive);
+  return result.ec == std::errc::result_out_of_range;
+}
+
 }  // namespace
+
+bool hasRoundedInteger(const nlohmann::json& parsed, std::string_view json) {
+  static constexpr std::string_view kOfNumbers = "0123456789+-.eE";
+  if (!hasHugeNumber(parsed)) return false;
+  bool inText = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    if (inText) {
+      if (json[i] == '\\') ++i;
+      if (json[i] == '"') inText = false;
+    } else if (json[i] == '"') {
+      inText = true;
+    } else if (json[i] == '-' || (json[i] >= '0' && json[i] <= '9')) {
+      const std::size_t end = std::min(json.find_first_not_of(kOfNumbers, i), json.size());
+      if (isWideInteger(json.substr(i, end - i))) return true;
+      i = end - 1;
+    }
+  }
+  return false;
+}
 
 bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape) {
   return membersOf(parsed) != shape.members;
+}
+
+JsonVerdict verdictOf(const Event& event) {
+  const JsonShape shape = shapeOf(event.bytes());
+  if (event.isJson()) return {true, hasRepeatedNames(event.data(), shape)};
+  const auto parsed = nlohmann::json::parse(event.bytes(), nullptr, /*allow_exceptions=*/false);
+  if (parsed.is_discarded()) return {};
+  return {true, hasRepeatedNames(parsed, shape)};
 }
 
 bool isReservedHeader(std::string_view name) {
@@ -217,22 +265,10 @@ bool isReservedHeader(std::string_view name) {
 }
 
 bool isUtf8Text(std::string_view text) {
-  static constexpr std::array<std::uint32_t, 4> kLeast{0, 0x80, 0x800, 0x10000};
-  for (std::size_t at = 0; at < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[at++]);
-    if (lead == 0) return false;
-    if (lead < 0x80) continue;
-    const std::size_t more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-    if (lead < 0xC2 || lead > 0xF4 || text.size() - at < more) return false;
-    std::uint32_t point = lead & (0x3FU >> more);
-    for (std::size_t i = 0; i < more; ++i) {
-      const auto next = static_cast<unsigned char>(text[at++]);
-      if ((next & 0xC0U) != 0x80) return false;
-      point = (point << 6U) | (next & 0x3FU);
-    }
-    if (point < kLeast[more] || point > 0x10FFFF || (point >= 0xD800 && point <= 0xDFFF)) {
-      return false;
-    }
+  while (!text.empty()) {
+    const std::size_t size = base::characterAt(text);
+    if (size == 0 || text[0] == '\0') return false;
+    text.remove_prefix(size);
   }
   return true;
 }

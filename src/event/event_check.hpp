@@ -48,9 +48,20 @@ struct JsonShape {
 };
 JsonShape shapeOf(std::string_view json);
 
+/// Does it hold an integer of more than 64 bits, which nlohmann::json has rounded? `parsed` is what
+/// it made of the text.
+bool hasRoundedInteger(const nlohmann::json& parsed, std::string_view json);
+
 /// Does an object of it hold a name twice? Readers disagree about which of the two counts (RFC
 /// 8259, section 4). `shape` is that of the text it was parsed from.
 bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape);
+
+/// What an event's bytes are as JSON, also those that data() does not give out.
+struct JsonVerdict {
+  bool isJson = false;
+  bool hasRepeatedNames = false;
+};
+JsonVerdict verdictOf(const Event& event);
 
 /// Strictly UTF-8 (RFC 3629), without the NUL that PostgreSQL's text refuses.
 bool isUtf8Text(std::string_view text);

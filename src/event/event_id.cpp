@@ -64,6 +64,22 @@ std::string normalizedUuid(std::string_view text) {
   return lower;
 }
 
+std::optional<std::string> uuidFrom(std::string_view text) {
+  static constexpr std::string_view kUrn = "urn:uuid:";
+  const auto sameLetter = [](char a, char b) { return (a | 0x20) == b; };
+  if (std::ranges::equal(text.substr(0, kUrn.size()), kUrn, sameLetter)) {
+    text.remove_prefix(kUrn.size());
+  } else if (text.size() > 2 && text.front() == '{' && text.back() == '}') {
+    text = text.substr(1, text.size() - 2);
+  }
+  if (isUuid(text)) return normalizedUuid(text);
+  if (text.size() != kTextLength - 4) return std::nullopt;
+  std::string dashed(text);
+  for (const std::size_t at : {8, 13, 18, 23}) dashed.insert(at, 1, '-');
+  if (!isUuid(dashed)) return std::nullopt;
+  return normalizedUuid(dashed);
+}
+
 std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_view uuid) {
   if (!isUuid(uuid) || uuid[kVersionAt] != '7') return std::nullopt;
   const std::string digits = std::string(uuid.substr(0, 8)) + std::string(uuid.substr(9, 4));

@@ -20,6 +20,10 @@ bool isUuid(std::string_view text);
 /// The lower-case form, so that one event has one spelling. Needs isUuid(text).
 std::string normalizedUuid(std::string_view text);
 
+/// The same of what other libraries write: also as `urn:uuid:…`, in braces, and without the dashes.
+/// Nothing when it is no UUID.
+std::optional<std::string> uuidFrom(std::string_view text);
+
 /// When a version-7 id was made; nothing for other versions.
 std::optional<std::chrono::system_clock::time_point> timeOfEventId(std::string_view uuid);
 

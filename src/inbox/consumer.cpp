@@ -1,15 +1,13 @@
 #include <pillion/consumer.hpp>
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <atomic>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <thread>
 
 #include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
+#include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
 #include "inbox/delivery_queue.hpp"
@@ -218,12 +216,12 @@ struct EventConsumer::State : inbox::ConsumerParts,
       if (!run->workers[i]->ended()) workerThreads[i].detach();
     }
     if (const auto hanging = run->watch.oldest()) {
-      logger()->error(
+      base::log.error(
           "consumer '{}' stops while a handler still runs: event {} ({}); it is delivered again",
           topology.queue, hanging->eventId, hanging->type);
       return;
     }
-    logger()->error(
+    base::log.error(
         "consumer '{}' stops while a worker still waits for a server; what it has in hand is "
         "delivered again",
         topology.queue);
@@ -238,7 +236,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
       return;
     }
     brokerThread.detach();
-    logger()->error("consumer '{}' stops without a good-bye, RabbitMQ does not answer",
+    base::log.error("consumer '{}' stops without a good-bye, RabbitMQ does not answer",
                     topology.queue);
   }
 
@@ -302,7 +300,7 @@ void EventConsumer::start() {
   state.setWatch({run, &run->watch});
   state.run = std::move(run);
   state.startThreads();
-  logger()->info("consumer '{}' is subscribed to '{}'", state.topology.queue,
+  base::log.info("consumer '{}' is subscribed to '{}'", state.topology.queue,
                  state.topology.exchange);
 }
 

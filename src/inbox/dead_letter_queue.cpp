@@ -1,16 +1,16 @@
 #include <pillion/dead_letters.hpp>
 
-#include <spdlog/spdlog.h>
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 
 #include "amqp/broker_check.hpp"
 #include "amqp/connection.hpp"
 #include "base/clock.hpp"
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
+#include "event/event_id.hpp"
 #include "event/timestamp.hpp"
 #include "event/topic_pattern.hpp"
 
@@ -94,6 +94,18 @@ void tellByHeaders(DeadLetter& letter, const amqp::Message& message) {
   letter.queue = headerOf(message, "pillion-dead-queue");
 }
 
+/// As the consumer has read it, and as its log names it.
+void tellByIdentity(DeadLetter& letter, const amqp::Message& message) {
+  const auto read = amqp::identityOf(message);
+  const auto* identity = std::get_if<amqp::Identity>(&read);
+  if (identity == nullptr) return;
+  letter.id = identity->id;
+  letter.source = identity->source;
+  letter.key = identity->key;
+  // The routing key, which stands in for a type, is the dead-letter queue's here.
+  letter.type = identity->type == message.routingKey ? "" : identity->type;
+}
+
 DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
   const amqp::Message& message = delivery.message;
   DeadLetter letter;
@@ -107,8 +119,10 @@ DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
   }
   if (!isOneOf(queue, letter.queue)) letter.queue = queue;
   letter.type = firstNotEmpty(message.type, headerOf(message, "cloudEvents_type"));
+  tellByIdentity(letter, message);
   letter.type = firstNotEmpty(letter.type, letter.routingKey);
   letter.contentType = message.contentType;
+  letter.contentEncoding = message.contentEncoding;
   letter.headers = message.headers;
   letter.body = message.body;
   return letter;
@@ -124,7 +138,7 @@ std::optional<std::chrono::seconds> ageOf(const DeadLetter& letter, const amqp::
 
 bool matches(const DeadLetterFilter& filter, const DeadLetter& letter,
              const amqp::Message& message) {
-  if (!filter.id.empty() && filter.id != letter.id) return false;
+  if (!filter.id.empty() && uuidFrom(filter.id).value_or(filter.id) != letter.id) return false;
   if (!filter.reason.empty() && filter.reason != letter.reason) return false;
   if (!filter.type.empty() && !matchesTopic(filter.type, letter.type)) return false;
   if (!filter.olderThan && !filter.newerThan) return true;
@@ -218,7 +232,7 @@ DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,
   }
   return walk(options, filter, [&](const DeadLetter& letter, const amqp::Delivery& delivery) {
     if (amqp::findHeader(delivery.message, amqp::kBodyMissingHeader) != nullptr) {
-      logger()->warn(
+      base::log.warn(
           "dead letter '{}' stays where it is: its data is larger than an event's may be",
           letter.id);
       return Fate::NotMeant;

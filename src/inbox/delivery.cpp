@@ -33,9 +33,12 @@ struct Batch {
   std::vector<std::size_t> open;  // indices of those whose outcome is not decided yet
 };
 
+/// The header counts for what came by the queue's own name, as a redrive sends it: whoever
+/// publishes to the events' exchange must not choose to be applied twice.
 bool mayApplyOutside(const Job& job, const Handling& with) {
   return with.outsideWindow == OutsideWindowPolicy::Apply ||
-         amqp::findHeader(job.delivery.message, kApplyOutside) != nullptr;
+         (amqp::isRedriven(job.delivery) &&
+          amqp::findHeader(job.delivery.message, kApplyOutside) != nullptr);
 }
 
 /// What becomes of one that may have been applied and forgotten since.

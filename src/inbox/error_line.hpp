@@ -5,9 +5,9 @@
 
 namespace pillion::inbox {
 
-/// What an exception says, fit for a log line, a text column and a header: the first line of it, as
-/// UTF-8 without control characters, cut after 1,000 bytes. Exceptions quote what they choked on,
-/// which need not be text.
+/// What an exception says, fit for a log line, a text column and a header: the first line of it,
+/// printable and cut after 1,000 bytes. Exceptions quote what they choked on, which need not be
+/// text.
 std::string errorLine(std::string_view text);
 
 }  // namespace pillion::inbox

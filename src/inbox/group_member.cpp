@@ -1,13 +1,11 @@
 #include "inbox/group_member.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
 
 #include "base/environment.hpp"
+#include "base/log_line.hpp"
 #include "event/event_id.hpp"
 #include "migrate/schema_check.hpp"
 
@@ -97,16 +95,16 @@ void GroupMember::turn() {
 
 void GroupMember::tellOfChange(const Assignment& now) {
   if (had_.generation == 0 && now.partitions != initial_) {
-    logger()->warn(
+    base::log.warn(
         "consumer '{}' has {} partitions, as its database says; the option says {}, which counts"
         " for a new consumer only. To change it: pillion partitions",
         member_.consumer, now.partitions, initial_);
   }
   if (had_.next != 0 && now.generation > had_.generation) {
-    logger()->info("consumer '{}' has {} partitions now", member_.consumer, now.partitions);
+    base::log.info("consumer '{}' has {} partitions now", member_.consumer, now.partitions);
   }
   if (now.wanted == had_.wanted) return;
-  logger()->info("consumer '{}': this instance has partitions {} of {}", member_.consumer,
+  base::log.info("consumer '{}': this instance has partitions {} of {}", member_.consumer,
                  listed(now.wanted), now.partitions);
 }
 
@@ -120,7 +118,7 @@ void GroupMember::leave() noexcept {
       leaveGroup(tx, schema_, member_);
     });
   } catch (const std::exception& error) {
-    logger()->debug("consumer '{}' leaves without a word: {}", member_.consumer, error.what());
+    base::log.debug("consumer '{}' leaves without a word: {}", member_.consumer, error.what());
   }
 }
 

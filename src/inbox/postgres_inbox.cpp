@@ -1,12 +1,10 @@
 #include "inbox/postgres_inbox.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
 
+#include "base/log_line.hpp"
 #include "event/event_id.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "inbox/postgres_inbox_transaction.hpp"
@@ -130,7 +128,7 @@ void PostgresInbox::cancelQuery() noexcept {
   try {
     (*connection_)->cancel_query();
   } catch (const std::exception& error) {
-    logger()->warn("a query could not be cancelled: {}", postgres::firstLine(error.what()));
+    base::log.warn("a query could not be cancelled: {}", postgres::firstLine(error.what()));
   }
 }
 
@@ -138,11 +136,11 @@ void PostgresInbox::truncate(const OldChild& old) {
   try {
     pqxx::work tx{*connection_};
     tx.exec(std::string(kFreshSettings) + "; set local lock_timeout = '1s'");
-    if (truncateChild(tx, schema_, old)) logger()->info("inbox child {} was emptied", old.child);
+    if (truncateChild(tx, schema_, old)) base::log.info("inbox child {} was emptied", old.child);
     tx.commit();
   } catch (const pqxx::sql_error& error) {
     // In use (55P03), or not ours to truncate: space waits, delivery does not.
-    logger()->debug("inbox child {} stays: {}", old.child, error.sqlstate());
+    base::log.debug("inbox child {} stays: {}", old.child, error.sqlstate());
   }
 }
 

@@ -1,11 +1,10 @@
 #include "inbox/queue_consumers.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
+
+#include "base/log_line.hpp"
 
 namespace pillion::inbox {
 namespace {
@@ -59,7 +58,7 @@ void QueueConsumers::reconsiderPrefetch() {
     PrefetchPlan& plan = plans_.at(queue);
     const auto before = plan.now();
     if (one.letGoAt || !plan.reconsider(queue_.loadOf(one.id), now)) continue;
-    logger()->info("consumer '{}': queue '{}' has a prefetch of {} from now on, {} before",
+    base::log.info("consumer '{}': queue '{}' has a prefetch of {} from now on, {} before",
                    consumer_, queue, plan.now(), before);
     letGo(one);
   }

@@ -1,13 +1,11 @@
 #include "inbox/retrier.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
 
 namespace pillion::inbox {
 namespace {
@@ -144,12 +142,12 @@ void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
   const Failure nobody{"no instance has had a handler for events of type '" + type + "'",
                        "no-handler"};
   if (with.inbox.leaveToOthers(event, nobody)) {
-    logger()->error("consumer '{}': parked event {} is given up: {}", consumer_, event.identity.id,
+    base::log.error("consumer '{}': parked event {} is given up: {}", consumer_, event.identity.id,
                     nobody.error);
     return;
   }
   if (!told_.mayTell("unhandled " + type)) return;
-  logger()->warn(
+  base::log.warn(
       "consumer '{}': parked events of type '{}' have no handler here; they are left to"
       " other instances, and given up when none has one for an hour",
       consumer_, type);
@@ -158,7 +156,7 @@ void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
 void Retrier::noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with) {
   ++counters_.failed;
   const Failure last = judged(failure, event.attempts);
-  logger()->warn("consumer '{}': handler failed for parked event {} ({}), attempt {} of {}: {}",
+  base::log.warn("consumer '{}': handler failed for parked event {} ({}), attempt {} of {}: {}",
                  consumer_, event.identity.id, event.identity.type, event.attempts,
                  options_.retry.maxAttempts, failure.error);
   const auto transaction = with.inbox.begin();
@@ -179,7 +177,7 @@ void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
     transaction->unpark(event, /*forget=*/true);
   } catch (const HandlerFailed& refused) {  // it waits alone, until its lease is over
     if (!told_.mayTell(event.identity.id)) return;
-    logger()->error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
+    base::log.error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
                     event.identity.id, refused.what());
     return;
   }
@@ -198,7 +196,7 @@ void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
   PILLION_FAILPOINT("parked.deadLettered");
   transaction->commit();
   ++counters_.deadLettered;
-  logger()->error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",
+  base::log.error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",
                   consumer_, event.identity.id, event.verdict, event.attempts);
 }
 

@@ -1,12 +1,11 @@
 #include "inbox/subscription.hpp"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
+
+#include "base/log_line.hpp"
 
 namespace pillion::inbox {
 
@@ -180,7 +179,7 @@ void Subscription::serve(const std::stop_token& stop) {
     } catch (const Error& error) {
       broker_.failed(error);
     } catch (const std::exception& error) {
-      logger()->error("consumer '{}' connects again after: {}", topology_.queue, error.what());
+      base::log.error("consumer '{}' connects again after: {}", topology_.queue, error.what());
     }
     disconnect();
     pause(broker_.pause(), stop);
@@ -228,7 +227,7 @@ void Subscription::sendAcks() {
 
 void Subscription::reportSlowHandlers() {
   while (const auto slow = watch_.overdue(slowHandler_)) {
-    logger()->warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
+    base::log.warn("consumer '{}': the handler of event {} ({}) has been running for over {} ms",
                    topology_.queue, slow->eventId, slow->type, slowHandler_.count());
   }
 }
@@ -246,7 +245,7 @@ void Subscription::lookAfterBindings() {
     const bool isThere = !options_.declareTopology || look.exchangeExists(topology_.exchange);
     declare(look);
     if (!isThere) {
-      logger()->warn(
+      base::log.warn(
           "consumer '{}': exchange '{}' was gone; it is declared and bound again, and what was"
           " published meanwhile may not have come here",
           topology_.queue, topology_.exchange);
@@ -256,11 +255,11 @@ void Subscription::lookAfterBindings() {
     bindWait_ = bindEvery_;
   } catch (const ConfigError& error) {
     if (told_.mayTell("bindings")) {
-      logger()->warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
+      base::log.warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
                      error.what());
     }
   } catch (const Error& error) {  // its own connection will notice, if that is to last
-    logger()->debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
+    base::log.debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
                     error.what());
   }
   nextBind_ = base::systemClock().boot() + bindWait_;
@@ -274,7 +273,7 @@ void Subscription::removeRetired(amqp::Connection& look) {
     if (look.deleteUnused(queue) || !look.queueExists(queue)) continue;
     all = false;
     if (!told_.mayTell(queue)) continue;
-    logger()->info("consumer '{}': queue '{}' of before the change is still in use",
+    base::log.info("consumer '{}': queue '{}' of before the change is still in use",
                    retired_->queue, queue);
   }
   if (all) retired_.reset();

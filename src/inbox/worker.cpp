@@ -1,11 +1,9 @@
 #include "inbox/worker.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 
+#include "base/log_line.hpp"
 #include "event/event_id.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "postgres/connection.hpp"
@@ -115,7 +113,7 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
     shared_.outage->began(this, error);
     closeInbox();
   } catch (const std::exception& error) {
-    logger()->error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
+    base::log.error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
     closeInbox();
   }
   pause(outageBackoff_.next(), stop);
@@ -176,7 +174,7 @@ std::size_t Worker::setAside(std::span<Job> left) {
   const auto now = base::systemClock().boot();
   if (lastWarnedOfBlock_.count() == 0 || now - lastWarnedOfBlock_ >= kWarnOfBlockEvery) {
     lastWarnedOfBlock_ = now;
-    logger()->warn(
+    base::log.warn(
         "consumer '{}': event {} ({}) is being applied in another transaction, which does not end; "
         "does a handler hang, here or in another instance?",
         shared_.consumer, event.id, event.type);
@@ -195,12 +193,12 @@ std::size_t Worker::setAside(std::span<Job> left) {
 Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
   if (!stopped.isEvent()) {
     const Outcome outcome = deadLetter(job, stopped.failure(), deadLetters_, handling());
-    logger()->error("consumer '{}': message '{}' went to the dead-letter queue, {}: {}",
-                    shared_.consumer, job.event() != nullptr ? job.event()->id : "",
-                    stopped.failure().verdict, stopped.failure().error);
+    base::log.error("consumer '{}': {} went to the dead-letter queue, {}: {}", shared_.consumer,
+                    amqp::nameOf(job.delivery, job.event()), stopped.failure().verdict,
+                    stopped.failure().error);
     return outcome;
   }
-  logger()->warn("consumer '{}': handler failed for event {} ({}), attempt 1 of {}: {}",
+  base::log.warn("consumer '{}': handler failed for event {} ({}), attempt 1 of {}: {}",
                  shared_.consumer, job.event()->id, job.event()->type,
                  shared_.options.retry.maxAttempts, stopped.failure().error);
   const Failure failure = retrier_.judged(stopped.failure(), 1);
@@ -243,17 +241,20 @@ void Worker::count(Outcome outcome) {
 }
 
 void Worker::tellUnhandled(const Job& job) {
-  const std::string type = errorLine(job.event()->type);
+  const std::string& type = job.event()->type;
+  const std::string& routingKey = job.delivery.message.routingKey;
   if (!shared_.told.mayTell("unhandled " + type)) return;
+  std::string named = base::quoted(type);
+  if (routingKey != type) named += ", published with routing key " + base::quoted(routingKey) + ",";
   if (shared_.options.unhandled == UnhandledPolicy::Ignore) {
-    logger()->info("consumer '{}': events of type '{}' have no handler here; they are ignored",
-                   shared_.consumer, type);
+    base::log.info("consumer '{}': events of type {} have no handler here; they are ignored",
+                   shared_.consumer, named);
     return;
   }
-  logger()->warn(
-      "consumer '{}': events of type '{}' have no handler here; they are parked for instances that"
+  base::log.warn(
+      "consumer '{}': events of type {} have no handler here; they are parked for instances that"
       " have one, and given up when none has one for an hour",
-      shared_.consumer, type);
+      shared_.consumer, named);
 }
 
 /// The queue is in order of time, so the first of a batch is about the oldest there is.
@@ -264,7 +265,7 @@ void Worker::warnOfWindow(const std::vector<Job>& jobs) {
   if (!made || clock.wall() - *made < shared_.options.dedupeWindow * 3 / 4) return;
   if (lastWarned_.count() > 0 && clock.boot() - lastWarned_ < kWarnEvery) return;
   lastWarned_ = clock.boot();
-  logger()->warn(
+  base::log.warn(
       "consumer '{}': event {} is {} hours old, and the dedupe window is {} hours; what is older "
       "than that is not applied",
       shared_.consumer, event->id,
@@ -280,7 +281,7 @@ void Worker::forgetOldWhenDue() {
     // A small batch at a time, since deliveries must not wait for a million of them.
     if (inbox_->forgetOld()) nextForget_ = now;
   } catch (const Error& error) {  // space waits, delivery does not
-    logger()->warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
+    base::log.warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
     if (error.connectionLost()) closeInbox();
   }
 }

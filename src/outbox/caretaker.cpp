@@ -1,13 +1,11 @@
 #include "outbox/caretaker.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/scheduled_table.hpp"
 
@@ -74,7 +72,7 @@ void Caretaker::work(const std::stop_token& stop) {
       connection_.reset();
       rest(stop, now() + database_.pause());
     } catch (const std::exception& error) {
-      logger()->error("{} begins again beside its turns after: {}", options_.who, error.what());
+      base::log.error("{} begins again beside its turns after: {}", options_.who, error.what());
       connection_.reset();
       rest(stop, now() + database_.pause());
     }
@@ -148,7 +146,7 @@ void Caretaker::rotate() {
   } catch (const pqxx::sql_error& error) {
     // Space, not delivery.
     if (said_.insert("rotate").second) {
-      logger()->warn("the ring of the outbox cannot go on to its next part: {}",
+      base::log.warn("the ring of the outbox cannot go on to its next part: {}",
                      postgres::firstLine(error.what()));
     }
   }
@@ -161,7 +159,7 @@ void Caretaker::reclaimSpace() {
     for (const auto& [outcome, parts] :
          truncatePublished(*connection_, schema_, options_.retention)) {
       if (!outcome.starts_with("sqlstate") || !said_.insert(outcome).second) continue;
-      logger()->warn(
+      base::log.warn(
           "{} of {} parts of the outbox could not be emptied ({}); space waits, "
           "delivery does not",
           parts, kRingChildren, outcome);

@@ -1,16 +1,14 @@
 #include <pillion/publisher.hpp>
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <atomic>
 #include <functional>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <unordered_map>
 #include <utility>
 
 #include "base/cause.hpp"
+#include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "event/event_check.hpp"
 #include "outbox/outbox_table.hpp"
@@ -53,7 +51,7 @@ class PreparedNames {
     known_.clear();
     generation_ = nextGeneration();
     if (++losses_ != kMostLosses) return;
-    logger()->warn(
+    base::log.warn(
         "publisher: a prepared statement was lost again, as when a pool resets its sessions by"
         " DISCARD ALL; none are used from now on, which costs the server a third more per event. "
         "Set"

@@ -1,13 +1,11 @@
 #include "outbox/wake_listener.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <condition_variable>
 #include <optional>
 #include <pillion/error.hpp>
-#include <pillion/log.hpp>
 #include <pqxx/pqxx>
 
+#include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "outbox/outbox_table.hpp"
 #include "postgres/connection.hpp"
@@ -56,7 +54,7 @@ WakeListener::WakeListener(const DatabaseOptions& database, base::WakeEvent& wak
       try {
         listen(stop, database, wake);
       } catch (const std::exception& error) {
-        logger()->debug("the relay's wake-up connection begins again after: {}", error.what());
+        base::log.debug("the relay's wake-up connection begins again after: {}", error.what());
         wake.signal();  // something may have been missed
         waitBeforeRetry(stop);
       }

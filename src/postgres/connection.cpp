@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/environment.hpp"
+#include "base/printable.hpp"
 #include "postgres/refusal.hpp"
 
 namespace pillion::postgres {
@@ -131,7 +132,7 @@ bool isLostStatement(const pqxx::sql_error& error) {
 }
 
 std::string firstLine(const std::string& text) {
-  return text.substr(0, text.find('\n'));
+  return base::printable(std::string_view(text).substr(0, text.find('\n')));
 }
 
 void guarded(const std::string& doing, const std::function<void()>& work) {

@@ -1,12 +1,10 @@
 #include "relay/engine.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
-#include <pillion/log.hpp>
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
 
 namespace pillion::relay {
 namespace {
@@ -254,9 +252,9 @@ void Engine::blockedIs(const amqp::Blocked& blocked) {
   main_.unblocked(clock_.boot());
   prober_.unblocked(clock_.boot());
   if (blocked_) {
-    logger()->warn("RabbitMQ blocks publishers ({}); waiting", blocked.reason);
+    base::log.warn("RabbitMQ blocks publishers ({}); waiting", blocked.reason);
   } else {
-    logger()->info("RabbitMQ accepts messages again");
+    base::log.info("RabbitMQ accepts messages again");
   }
 }
 

@@ -1,13 +1,11 @@
 #include "relay/main_road.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <iterator>
-#include <pillion/log.hpp>
 #include <utility>
 
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
 
 namespace pillion::relay {
 namespace {
@@ -87,7 +85,7 @@ void MainRoad::enter(outbox::Page& page) {
 /// Nothing when no message can be made of it, or relays have ended over it: then it is parked.
 ItemPtr MainRoad::itemToSend(Row& row) {
   if (suspicion_.isSuspect(row.id)) {
-    logger()->error("event {} is parked: relays have ended while they handled it", row.id);
+    base::log.error("event {} is parked: relays have ended while they handled it", row.id);
     parking_.park(parkedAs(row), Reason::Suspect,
                   outbox::kCrashesToSuspect + outbox::kDeathsToBlame);
     ++counters_.parked;
@@ -96,7 +94,7 @@ ItemPtr MainRoad::itemToSend(Row& row) {
   suspicion_.handle(row.id);
   auto made = itemFrom(row);
   if (auto* item = std::get_if<ItemPtr>(&made)) return std::move(*item);
-  logger()->error("event {} is parked, it cannot be published: {}", row.id,
+  base::log.error("event {} is parked, it cannot be published: {}", row.id,
                   std::get<amqp::Problem>(made).detail);
   parking_.park(parkedAs(row), Reason::Invalid, 0);
   ++counters_.parked;
@@ -169,7 +167,7 @@ void MainRoad::sendNext(Boot now) {
 void MainRoad::sayExpired() {
   if (expiredUnsaid_ == 0) return;
   counters_.expired += expiredUnsaid_;
-  logger()->info("{} events had expired before it was their turn; they are not published",
+  base::log.info("{} events had expired before it was their turn; they are not published",
                  std::exchange(expiredUnsaid_, 0));
 }
 
@@ -201,7 +199,7 @@ void MainRoad::settle(Verdict verdict, ItemPtr item) {
       }
       ++counters_.dropped;
       if (droppedTypes_.insert(item->message.type).second) {
-        logger()->warn("no queue is bound for events of type '{}'; they are dropped",
+        base::log.warn("no queue is bound for events of type '{}'; they are dropped",
                        item->message.type);
       }
       break;
@@ -216,7 +214,7 @@ void MainRoad::settle(Verdict verdict, ItemPtr item) {
 /// To the second road, by way of the parked events.
 void MainRoad::leave(ItemPtr item, Reason reason) {
   if (reason == Reason::Refused) {
-    logger()->error("event {} is parked as refused: RabbitMQ closes the channel over it",
+    base::log.error("event {} is parked as refused: RabbitMQ closes the channel over it",
                     item->message.messageId);
   }
   parking_.park(parkedAs(*item), reason, 1);

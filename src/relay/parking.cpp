@@ -1,11 +1,9 @@
 #include "relay/parking.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <iterator>
-#include <pillion/log.hpp>
 
+#include "base/log_line.hpp"
 #include "event/topic_pattern.hpp"
 
 namespace pillion::relay {
@@ -146,14 +144,14 @@ void Parking::retried(const Item& item, Reason reason) {
 void Parking::noteSick(const std::string& type, Reason reason) {
   const Boot now = clock_.boot();
   if (!types_.add(type, reason, now)) return;
-  logger()->warn("events of type '{}' are parked as {}: {}; one is tried from time to time", type,
+  base::log.warn("events of type '{}' are parked as {}: {}; one is tried from time to time", type,
                  outbox::textOf(reason), explained(reason));
   if (nextReminder_ == Boot{0}) nextReminder_ = now + kRemindEvery;
 }
 
 void Parking::recovered(const std::string& type) {
   types_.healthy(type, clock_.boot());
-  logger()->info("events of type '{}' are published again", type);
+  base::log.info("events of type '{}' are published again", type);
 }
 
 void Parking::remind(Boot now) {
@@ -168,7 +166,7 @@ void Parking::remind(Boot now) {
     named.append(outbox::textOf(types_.reasonOf(type))) += ')';
   }
   if (count == 0) return;
-  logger()->warn("events of {} types are still parked: {}{}", count, named,
+  base::log.warn("events of {} types are still parked: {}{}", count, named,
                  count > kNamedTypes ? ", …" : "");
 }
 

@@ -1,14 +1,12 @@
 #include <pillion/relay.hpp>
 
-#include <spdlog/spdlog.h>
-
 #include <pillion/error.hpp>
 #include <pillion/event.hpp>
-#include <pillion/log.hpp>
 #include <thread>
 
 #include "amqp/broker_check.hpp"
 #include "base/environment.hpp"
+#include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
 #include "postgres/connection.hpp"
@@ -59,7 +57,7 @@ struct Relay::State {
     try {
       supervisor.serve(stop);
     } catch (const std::exception& error) {
-      logger()->critical("relay '{}' ended: {}", options.name, error.what());
+      base::log.critical("relay '{}' ended: {}", options.name, error.what());
     }
   }
 };

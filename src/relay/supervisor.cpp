@@ -1,13 +1,11 @@
 #include "relay/supervisor.hpp"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
-#include <pillion/log.hpp>
 
 #include "amqp/topology.hpp"
 #include "base/failpoint.hpp"
+#include "base/log_line.hpp"
 
 namespace pillion::relay {
 namespace {
@@ -82,7 +80,7 @@ void Supervisor::serve(const std::stop_token& stop) {
     } catch (const Error& error) {
       database_.failed(error);
     } catch (const std::exception& error) {
-      logger()->error("relay '{}' begins again after: {}", options_.name, error.what());
+      base::log.error("relay '{}' begins again after: {}", options_.name, error.what());
     }
     // Before the log: the lanes must not be free while we could still publish.
     if (channel_) channel_->close();  // or its host would count as failed
@@ -213,7 +211,7 @@ void Supervisor::admitLanes(Engine& engine) {
     fenceOutage_.began(FenceHeld(log_->identity()));
   }
   if (held == 0) return;
-  logger()->info("relay '{}' holds {} of {} lanes of {}", options_.name,
+  base::log.info("relay '{}' holds {} of {} lanes of {}", options_.name,
                  outbox::countLanes(engine.lanes()), outbox::kLanes, log_->identity());
 }
 
@@ -242,7 +240,7 @@ void Supervisor::keepFences(const Engine& engine) {
   }
   const outbox::Lanes lost = fences_->takeLost();
   if (lost == 0) return;
-  logger()->warn("the fences of {} lanes were deleted at the broker; they are taken again",
+  base::log.warn("the fences of {} lanes were deleted at the broker; they are taken again",
                  outbox::countLanes(lost));
   if (fences_->hold(lost) != lost) throw FenceHeld(log_->identity());
 }

@@ -1,10 +1,9 @@
 #include "relay/suspicion.hpp"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
-#include <pillion/log.hpp>
 #include <utility>
+
+#include "base/log_line.hpp"
 
 namespace pillion::relay {
 namespace {
@@ -31,7 +30,7 @@ void Suspicion::dropLanes(outbox::Lanes lanes) {
 void Suspicion::handle(std::int64_t id) {
   if (!alert() || !mayHandle(id) || notedAt_) return;
   if (!said_) {  // not before there is an event: relays of an empty outbox are killed by chance
-    logger()->warn("{} relays in a row ended before they got further; sending events one by one",
+    base::log.warn("{} relays in a row ended before they got further; sending events one by one",
                    crashes_);
     said_ = true;
   }

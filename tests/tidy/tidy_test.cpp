@@ -275,6 +275,17 @@ TEST_CASE("a table's SQL is in the file that owns the table") {
   CHECK(seen.size() == owners.size());
 }
 
+TEST_CASE("log lines are written through base::log alone, which makes them printable") {
+  const std::regex direct(R"(\blogger\(\)|spdlog::(debug|info|warn|error|critical))");
+  std::size_t seen = 0;
+  for (const Source& source : cppSources({"src"})) {
+    if (source.path.starts_with("src/base/log")) continue;
+    CHECK(joined(linesWith(source, direct)) == "");
+    seen += linesWith(source, std::regex(R"(\blog\.(debug|info|warn|error|critical)\()")).size();
+  }
+  CHECK(seen > 40);
+}
+
 TEST_CASE("statements are written in *_table.cpp alone") {
   const std::regex statement(
       R"re("[^"]*\b(select [^"]* from|insert into|update \S+ set|delete from|truncate only)\b)re",

@@ -164,6 +164,18 @@ TEST_CASE("headers of text, numbers and booleans become texts, tables and arrays
                 {"table", "{\"array\":[\"value\",\"\xef\xbf\xbd\"],\"number\":-5}"}});
 }
 
+TEST_CASE("a decimal header is the number that was sent, digit for digit") {
+  const auto shown = [](std::uint8_t decimals, std::uint32_t value) {
+    auto entry = entryOf("price", AMQP_FIELD_KIND_DECIMAL);
+    entry.value.value.decimal = {decimals, value};
+    return headersOfDelivery({entry}).at(0).second;
+  };
+  CHECK(shown(2, 1'999) == "19.99");
+  CHECK(shown(2, 5) == "0.05");
+  CHECK(shown(0, 7) == "7");
+  CHECK(shown(3, 4'294'967'295) == "4294967.295");
+}
+
 TEST_CASE("a header that is nested without end is cut after some levels") {
   std::vector<amqp_field_value_t> levels(20'000);
   for (std::size_t i = 0; i < levels.size(); ++i) {
