@@ -63,7 +63,7 @@ class Reader {
     const std::size_t number = numberOf(delivery->message.body);
     const Nanoseconds sent = departures_.of(number);
     if (number >= from_) latencies_.push_back(static_cast<double>(now() - sent) / 1e6);
-    connection_.ack(delivery->tag);
+    connection_.ack(*delivery);
     ++delivered_;
   }
 

@@ -55,7 +55,7 @@ std::map<std::string, long> readCopies(const Stage& stage, const std::string& qu
     const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
     if (delivery == nullptr) continue;
     ++copies[delivery->message.messageId];
-    connection.ack(delivery->tag);
+    connection.ack(*delivery);
   }
   return copies;
 }

@@ -105,7 +105,7 @@ void SteadyLoad::read(const std::stop_token& stop, const std::string& queue) {
       passage.came = now();
       ++arrived_;
     }
-    connection.ack(delivery->tag);
+    connection.ack(*delivery);
   }
 }
 

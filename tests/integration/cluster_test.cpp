@@ -52,7 +52,7 @@ class WatchedQueue {
     if (std::holds_alternative<amqp::ConsumerCancelled>(*incoming)) connection_.reset();
     const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
     if (delivery == nullptr) return;
-    connection_->ack(delivery->tag);
+    connection_->ack(*delivery);
     arrived_.add(delivery->message);
     const auto now = Clock::now();
     longestGap_ = std::max(longestGap_, now - std::exchange(lastArrival_, now));
