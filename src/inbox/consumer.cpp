@@ -12,6 +12,7 @@
 #include "base/environment.hpp"
 #include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
+#include "inbox/dead_letter_sender.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/subscription.hpp"
 #include "inbox/worker.hpp"
@@ -97,7 +98,9 @@ struct EventConsumer::State : inbox::ConsumerParts,
         : shared{state.options,  state.topology.queue,
                  state.handlers, queue,
                  state.counters, watch,
-                 nextLook,       told},
+                 nextLook,       told,
+                 letterWake},
+          letters(state.options, state.topology.queue, letterWake, shared.outage),
           subscription(state.options.broker, state.topology, state.options, queue, wake,
                        state.counters, watch) {
       for (int i = 0; i < state.options.workers; ++i) {
@@ -110,7 +113,9 @@ struct EventConsumer::State : inbox::ConsumerParts,
     inbox::HandlerWatch watch;
     inbox::NextLook nextLook;
     base::OnceAnHour told;
+    base::WakeEvent letterWake;
     inbox::Shared shared;
+    inbox::DeadLetterSender letters;
     std::vector<std::unique_ptr<inbox::Worker>> workers;
     inbox::Subscription subscription;
     std::atomic<bool> brokerEnded{false};
@@ -120,6 +125,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
   std::shared_ptr<Run> run PILLION_GUARDED_BY(mutex);
   std::vector<std::jthread> workerThreads PILLION_GUARDED_BY(mutex);
   std::jthread brokerThread PILLION_GUARDED_BY(mutex);
+  std::jthread letterThread PILLION_GUARDED_BY(mutex);
 
   base::Mutex watchMutex;  // for stats(), which waits for neither
   std::shared_ptr<const inbox::HandlerWatch> watch PILLION_GUARDED_BY(watchMutex);
@@ -143,13 +149,19 @@ struct EventConsumer::State : inbox::ConsumerParts,
           mine->subscription.serve(stop);
           mine->brokerEnded = true;
         });
+    letterThread = std::jthread([self = shared_from_this(), mine = run](
+                                    const std::stop_token& stop) { mine->letters.serve(stop); });
   }
 
   /// The workers first: the broker's thread still has to send the acks of what they finish.
   void stopThreads() PILLION_REQUIRES(mutex) {
     const auto end = base::systemClock().boot() + options.stopTimeout;
     stopWorkers(end);
-    stopBroker(std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye));
+    letterThread.request_stop();
+    const auto last =
+        std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye);
+    stopBroker(last);
+    stopLetters(last);
   }
 
   void stopWorkers(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
@@ -203,6 +215,15 @@ struct EventConsumer::State : inbox::ConsumerParts,
     brokerThread.detach();
     logger()->error("consumer '{}' stops without a good-bye, RabbitMQ does not answer",
                     topology.queue);
+  }
+
+  /// What it has in hand is sent again.
+  void stopLetters(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
+    if (await(end, [&letters = run->letters] { return letters.ended(); })) {
+      letterThread.join();
+    } else {
+      letterThread.detach();
+    }
   }
 
   template <typename Condition>
