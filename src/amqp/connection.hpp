@@ -57,6 +57,8 @@ class Connection : public PublishChannel {
   bool queueExists(const std::string& name);
   /// Messages that are ready; nothing when there is no such queue.
   std::optional<std::uint32_t> messageCount(const std::string& queue);
+  /// Who consumes from it; nothing when there is no such queue.
+  std::optional<std::uint32_t> consumerCount(const std::string& queue);
   void declareQueue(const QueueSpec& queue);
   /// `headers`: what a headers exchange is to look for.
   void bindQueue(const std::string& queue, const std::string& exchange,

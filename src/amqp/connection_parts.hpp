@@ -27,6 +27,13 @@ struct Connection::Parts {
     wire.call(doing, request, channel);
   }
 
+  struct Seen {
+    std::uint32_t messages = 0;
+    std::uint32_t consumers = 0;
+  };
+  /// What a passive declaration says of a queue; nothing when it is not there.
+  std::optional<Seen> look(const std::string& queue);
+
   std::optional<Incoming> take(const amqp_frame_t& frame);
   bool declareFence(const std::string& name);
   void deleteFence(const std::string& name);

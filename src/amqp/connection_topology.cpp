@@ -63,14 +63,24 @@ bool Connection::queueExists(const std::string& name) {
 }
 
 std::optional<std::uint32_t> Connection::messageCount(const std::string& queue) {
-  std::uint32_t count = 0;
+  const auto found = parts_->look(queue);
+  return found ? std::optional(found->messages) : std::nullopt;
+}
+
+std::optional<std::uint32_t> Connection::consumerCount(const std::string& queue) {
+  const auto found = parts_->look(queue);
+  return found ? std::optional(found->consumers) : std::nullopt;
+}
+
+std::optional<Connection::Parts::Seen> Connection::Parts::look(const std::string& queue) {
+  Seen seen;
   try {
-    parts_->call("looking for queue '" + queue + "'", [&] {
-      const auto* found = amqp_queue_declare(parts_->get(), kChannel, toBytes(queue),
+    call("looking for queue '" + queue + "'", [&] {
+      const auto* found = amqp_queue_declare(get(), kChannel, toBytes(queue),
                                              /*passive=*/1, 1, 0, 0, amqp_empty_table);
-      if (found != nullptr) count = found->message_count;
+      if (found != nullptr) seen = {found->message_count, found->consumer_count};
     });
-    return count;
+    return seen;
   } catch (const BrokerError& error) {
     if (error.replyCode() == AMQP_NOT_FOUND) return std::nullopt;
     throw;
