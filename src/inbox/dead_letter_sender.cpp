@@ -32,13 +32,6 @@ constexpr milliseconds kLastConfirms{1'000};
 /// A connection on which nothing was heard for so many stall timeouts is of no use.
 constexpr int kMostStalls = 10;
 
-std::vector<std::int64_t> numbersOf(const auto& letters) {
-  std::vector<std::int64_t> numbers;
-  numbers.reserve(letters.size());
-  for (const auto& letter : letters) numbers.push_back(letter.seq);
-  return numbers;
-}
-
 }  // namespace
 
 DeadLetterSender::DeadLetterSender(const ConsumerOptions& options, std::string consumer,
@@ -83,7 +76,7 @@ DeadLetterSender::Wait DeadLetterSender::turn(const std::stop_token& stop) {
 
 DeadLetterSender::Wait DeadLetterSender::work(const std::stop_token& stop) {
   record();
-  if (inFlight_.empty()) {
+  if (letters_.empty()) {
     const auto now = base::systemClock().boot();
     if (now < notBefore_) return std::chrono::ceil<Wait>(notBefore_ - now);
     std::optional<Wait> due;
@@ -141,14 +134,22 @@ bool DeadLetterSender::take(const std::stop_token& stop) {
   }
   PILLION_FAILPOINT("letter.taken");
   send(rows);
-  return !inFlight_.empty();
+  return !letters_.empty();
 }
 
 void DeadLetterSender::untaken(const Error& error, const std::stop_token& stop) {
   if (std::exchange(atOnce_, 1) > 1) return;
+  std::optional<std::int64_t> seq;
   own(stop, "postponing a dead letter",
-      [&](auto& tx) { postponeFirstDead(tx, schema_, consumer_, kAgainMost); });
-  queueOutage_.failed(error);
+      [&](auto& tx) { seq = postponeFirstDead(tx, schema_, consumer_, kAgainMost); });
+  if (dynamic_cast<const DatabaseError*>(&error) == nullptr) return queueOutage_.failed(error);
+  if (seq) tellStuck(*seq, error);
+}
+
+void DeadLetterSender::tellStuck(std::int64_t seq, const Error& error) {
+  if (!told_.mayTell(std::to_string(seq))) return;
+  logger()->error("consumer '{}': row {} of inbox_dead cannot be sent: {}", consumer_, seq,
+                  error.what());
 }
 
 void DeadLetterSender::send(const std::vector<DeadLetterRow>& rows) {
@@ -165,9 +166,7 @@ void DeadLetterSender::send(const std::vector<DeadLetterRow>& rows) {
       job = jobFromStored(row.message);
     } catch (const Error& error) {
       postponed_[kAgainMost].push_back(row.seq);
-      if (!told_.mayTell(std::to_string(row.seq))) continue;
-      logger()->error("consumer '{}': row {} of inbox_dead cannot be sent: {}", consumer_, row.seq,
-                      error.what());
+      tellStuck(row.seq, error);
       continue;
     }
     publish(row, *job);
@@ -183,11 +182,11 @@ void DeadLetterSender::publish(const DeadLetterRow& row, const Job& job) {
                                       .lastAt = row.lastFailedAt},
                                      queue_);
   const std::string id = errorLine(job.delivery.message.messageId);
-  const Letter letter{row.seq, id, row.reason, row.error, row.attempts};
+  const SentLetter letter{row.seq, id, row.reason, row.error, row.attempts};
   try {
-    inFlight_.emplace(broker_->publish(copy), letter);
+    letters_.add(broker_->publish(copy), letter);
   } catch (const BrokerError&) {
-    inFlight_.emplace(~std::uint64_t{0}, letter);
+    letters_.add(~std::uint64_t{0}, letter);
     throw;
   }
 }
@@ -197,7 +196,7 @@ void DeadLetterSender::await(const std::stop_token& stop) {
   auto nextLease = clock.boot() + kLetterLease / 3;
   auto end = base::Clock::Boot::max();
   bool told = false;
-  while (!inFlight_.empty()) {
+  while (!letters_.empty()) {
     const auto now = clock.boot();
     if (stop.stop_requested()) end = std::min<base::Clock::Boot>(end, now + kLastConfirms);
     if (now >= end) return;
@@ -222,12 +221,9 @@ void DeadLetterSender::await(const std::stop_token& stop) {
 
 /// Without it another instance sends a copy, which is no more than a pity.
 void DeadLetterSender::keepLease() {
-  std::vector<std::int64_t> letters = refused_;
-  for (const Letter& letter : confirmed_) letters.push_back(letter.seq);
-  for (const auto& [tag, letter] : inFlight_) letters.push_back(letter.seq);
   try {
     own({}, "keeping dead letters",
-        [&](auto& tx) { postponeDead(tx, schema_, letters, kLetterLease); });
+        [&](auto& tx) { postponeDead(tx, schema_, letters_.all(), kLetterLease); });
   } catch (const Error&) {
     database_.reset();
   }
@@ -241,35 +237,15 @@ void DeadLetterSender::handle(const amqp::Incoming& incoming) {
         amqp::PublishersBlocked("RabbitMQ blocks publishers (" + blocked->reason + ")"));
     return;
   }
-  // Which of them came back is not said; but the queue is not there.
-  if (std::holds_alternative<amqp::Returned>(incoming)) {
-    for (auto& [tag, letter] : inFlight_) letter.returned = true;
-    return;
-  }
+  if (std::holds_alternative<amqp::Returned>(incoming)) letters_.noteReturn();
   const auto* confirm = std::get_if<amqp::Confirm>(&incoming);
   if (confirm == nullptr) return;
   heard_ = base::systemClock().boot();
-  while (confirm->multiple && !inFlight_.empty() && inFlight_.begin()->first < confirm->tag) {
-    settle(inFlight_.begin()->first, confirm->positive);
-  }
-  settle(confirm->tag, confirm->positive);
-}
-
-void DeadLetterSender::settle(std::uint64_t tag, bool positive) {
-  const auto found = inFlight_.find(tag);
-  if (found == inFlight_.end()) return;
-  Letter& letter = found->second;
-  if (positive && !letter.returned) {
-    confirmed_.push_back(std::move(letter));
-  } else {
-    refused_.push_back(letter.seq);
-    isMissing_ |= letter.returned;
-  }
-  inFlight_.erase(found);
+  letters_.settle(*confirm);
 }
 
 void DeadLetterSender::judge() {
-  if (refused_.empty()) {
+  if (!letters_.anyRefused()) {
     queueOutage_.works();
     hasDeclared_ = false;
     atOnce_ = std::min(kMostLetters, 2 * atOnce_);
@@ -279,6 +255,8 @@ void DeadLetterSender::judge() {
   // comes of its policy. A queue that somebody has deleted is declared on it, before anybody is
   // told.
   broker_.reset();
+  letters_.lose();
+  isMissing_ = letters_.takeMissing();
   if (isMissing_ && options_.broker.declareTopology && !std::exchange(hasDeclared_, true)) {
     return postponeRefused(Wait(0));
   }
@@ -290,24 +268,22 @@ void DeadLetterSender::judge() {
 }
 
 void DeadLetterSender::postponeRefused(Wait wait) {
-  auto& letters = postponed_[wait];
-  letters.insert(letters.end(), refused_.begin(), refused_.end());
-  refused_.clear();
+  auto& postponed = postponed_[wait];
+  for (const std::int64_t seq : letters_.takeRefused()) postponed.push_back(seq);
 }
 
 /// With the connection it is lost what became of the letters. When it was closed over one of them,
 /// they are sent one by one, until that one is known.
 void DeadLetterSender::lost(const BrokerError& error) {
   const bool aboutLetter =
-      !inFlight_.empty() && (amqp::isAboutMessage(error.replyCode(), error.what()) ||
-                             dynamic_cast<const amqp::MessageUnsendable*>(&error) != nullptr);
-  const bool alone = inFlight_.size() == 1;
+      !letters_.empty() && (amqp::isAboutMessage(error.replyCode(), error.what()) ||
+                            dynamic_cast<const amqp::MessageUnsendable*>(&error) != nullptr);
   broker_.reset();
-  for (const auto& [tag, letter] : inFlight_) refused_.push_back(letter.seq);
-  inFlight_.clear();
+  const auto letters = letters_.lose();
   if (aboutLetter) {
     atOnce_ = 1;
-    if (alone) queueOutage_.failed(error);
+    const bool alone = letters.size() == 1;
+    if (alone) tellStuck(letters.front(), error);
     return postponeRefused(alone ? kAgainMost : Wait(0));
   }
   queueOutage_.failed(error);
@@ -317,18 +293,20 @@ void DeadLetterSender::lost(const BrokerError& error) {
 }
 
 void DeadLetterSender::record() {
-  if (confirmed_.empty() && postponed_.empty()) return;
+  if (letters_.confirmed().empty() && postponed_.empty()) return;
+  std::vector<std::int64_t> confirmed;
+  for (const SentLetter& letter : letters_.confirmed()) confirmed.push_back(letter.seq);
   own({}, "removing dead letters", [&](auto& tx) {
-    if (!confirmed_.empty()) deleteDead(tx, schema_, numbersOf(confirmed_));
+    if (!confirmed.empty()) deleteDead(tx, schema_, confirmed);
     for (const auto& [wait, letters] : postponed_) postponeDead(tx, schema_, letters, wait);
   });
   tell();
-  confirmed_.clear();
+  letters_.forgetConfirmed();
   postponed_.clear();
 }
 
 void DeadLetterSender::tell() const {
-  for (const Letter& letter : confirmed_) {
+  for (const SentLetter& letter : letters_.confirmed()) {
     if (letter.attempts > 0) {
       logger()->error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",
                       consumer_, letter.id, letter.reason, letter.attempts);

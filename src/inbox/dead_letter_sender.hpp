@@ -17,6 +17,7 @@
 #include "base/reconnect.hpp"
 #include "base/wake_event.hpp"
 #include "inbox/inbox_dead_table.hpp"
+#include "inbox/letters_in_flight.hpp"
 #include "inbox/shared_outage.hpp"
 #include "postgres/connection.hpp"
 
@@ -41,15 +42,6 @@ class DeadLetterSender {
  private:
   using Wait = std::chrono::milliseconds;
 
-  struct Letter {
-    std::int64_t seq = 0;
-    std::string id;
-    std::string reason;
-    std::string error;
-    int attempts = 0;
-    bool returned = false;
-  };
-
   /// Returns how long there is nothing to do.
   Wait turn(const std::stop_token& stop);
   Wait work(const std::stop_token& stop);
@@ -61,13 +53,14 @@ class DeadLetterSender {
   void publish(const DeadLetterRow& row, const Job& job);
   void await(const std::stop_token& stop);
   void handle(const amqp::Incoming& incoming);
-  void settle(std::uint64_t tag, bool positive);
   void tell() const;
   /// What came of those that were sent: their pause, if the broker has not taken all.
   void judge();
   void lost(const BrokerError& error);
   void untaken(const Error& error, const std::stop_token& stop);
   void postponeRefused(Wait wait);
+  /// A letter that waits for somebody to mend something: named once an hour.
+  void tellStuck(std::int64_t seq, const Error& error);
   void keepLease();
   void openBroker();
   template <typename Work>
@@ -84,9 +77,7 @@ class DeadLetterSender {
   base::OnceAnHour told_;
   std::unique_ptr<postgres::Connection> database_;
   std::unique_ptr<amqp::Connection> broker_;
-  std::map<std::uint64_t, Letter> inFlight_;             // by tag, on this connection
-  std::vector<Letter> confirmed_;                        // not removed yet
-  std::vector<std::int64_t> refused_;                    // by the broker, since it was judged
+  LettersInFlight letters_;
   std::map<Wait, std::vector<std::int64_t>> postponed_;  // for so long, not written yet
   std::size_t atOnce_;                                   // so many letters
   bool isMissing_ = false;                               // the queue

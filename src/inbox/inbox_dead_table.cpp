@@ -126,16 +126,19 @@ void postponeDead(pqxx::transaction_base& tx, const std::string& schema,
           {listOf(letters), millisecondsOf(wait)});
 }
 
-void postponeFirstDead(pqxx::transaction_base& tx, const std::string& schema,
-                       const std::string& consumer, milliseconds wait) {
-  execute(tx,
-          inSchema("update {schema}.inbox_dead set next_send_at = pg_catalog.clock_timestamp() +"
-                   " $2::text::bigint * interval '1 millisecond' where seq = (select seq from"
-                   " {schema}.inbox_dead where consumer = $1::text and next_send_at <="
-                   " pg_catalog.clock_timestamp() order by next_send_at, seq limit 1"
-                   " for update skip locked)",
-                   schema),
-          {consumer, millisecondsOf(wait)});
+std::optional<std::int64_t> postponeFirstDead(pqxx::transaction_base& tx, const std::string& schema,
+                                              const std::string& consumer, milliseconds wait) {
+  const auto postponed = execute(
+      tx,
+      inSchema("update {schema}.inbox_dead set next_send_at = pg_catalog.clock_timestamp() +"
+               " $2::text::bigint * interval '1 millisecond' where seq = (select seq from"
+               " {schema}.inbox_dead where consumer = $1::text and next_send_at <="
+               " pg_catalog.clock_timestamp() order by next_send_at, seq limit 1"
+               " for update skip locked) returning seq",
+               schema),
+      {consumer, millisecondsOf(wait)});
+  if (postponed.empty()) return std::nullopt;
+  return integerOf(postponed[0][0]);
 }
 
 std::map<std::string, DeadCount> countDead(pqxx::transaction_base& tx, const std::string& schema) {

@@ -47,9 +47,10 @@ void deleteDead(pqxx::transaction_base& tx, const std::string& schema,
 /// They are due after this.
 void postponeDead(pqxx::transaction_base& tx, const std::string& schema,
                   const std::vector<std::int64_t>& letters, std::chrono::milliseconds wait);
-/// The same for the first that is due, which could not even be taken.
-void postponeFirstDead(pqxx::transaction_base& tx, const std::string& schema,
-                       const std::string& consumer, std::chrono::milliseconds wait);
+/// The same for the first that is due, which could not even be taken. Returns which it is.
+std::optional<std::int64_t> postponeFirstDead(pqxx::transaction_base& tx, const std::string& schema,
+                                              const std::string& consumer,
+                                              std::chrono::milliseconds wait);
 
 /// How many there are of each consumer, and how old the oldest is.
 struct DeadCount {
