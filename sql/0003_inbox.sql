@@ -62,7 +62,6 @@ create table inbox_parked (
   message         bytea       not null,  -- as it was delivered: CBOR
   attempts        int         not null,  -- begun, the present one included
   next_attempt_at timestamptz,           -- null: waits behind an earlier event of its key
-  verdict         text,                  -- not null: goes to the dead-letter queue, for this reason
   error           text        not null default '',
   first_failed_at timestamptz,
   last_failed_at  timestamptz,
@@ -72,6 +71,22 @@ create table inbox_parked (
 create index inbox_parked_key on inbox_parked (consumer, key, seq);
 create index inbox_parked_due on inbox_parked (consumer, next_attempt_at)
   where next_attempt_at is not null;
+
+-- Messages that a consumer cannot apply, on their way to `<queue>.dead`. Each is written in the
+-- transaction that settles it, so that nobody waits for the broker with an event in hand.
+create table inbox_dead (
+  seq             bigint      generated always as identity primary key,
+  consumer        text        not null,
+  message         bytea       not null,  -- as it was delivered: CBOR
+  reason          text        not null,
+  error           text        not null,
+  attempts        int         not null,
+  first_failed_at timestamptz,           -- null: when it was made
+  last_failed_at  timestamptz,
+  next_send_at    timestamptz not null default clock_timestamp(),  -- or: is being sent until then
+  made_at         timestamptz not null default clock_timestamp()
+);
+create index inbox_dead_due on inbox_dead (consumer, next_send_at, seq);
 
 -- Records ids with their sources and returns those that are new, each with: has the consumer parked
 -- events. Waits for other transactions that are recording the same ids,
@@ -99,6 +114,34 @@ begin
   return query
     select n.id, n.source, exists (select from inbox_parked p where p.consumer = claimer)
       from unnest(new_ids, new_sources) as n(id, source);
+end $$;
+
+-- Gives a parked event up, whether it is in front of its key or behind: it goes to the dead-letter
+-- queue, the next of its key is due, and its id is forgotten, so that a redrive is let through.
+-- False: it is not there.
+create function give_up(parked bigint, why text default 'given-up', what text default null,
+                        tries int default null)
+  returns boolean language plpgsql set search_path from current set row_security = off as $$
+declare
+  gone inbox_parked%rowtype;
+begin
+  delete from inbox_parked p where p.seq = parked returning p.* into gone;
+  if not found then return false; end if;
+  if gone.key <> '' then
+    update inbox_parked p set next_attempt_at = clock_timestamp()
+     where p.next_attempt_at is null and p.seq = (
+       select min(o.seq) from inbox_parked o
+        where o.consumer = gone.consumer and o.key = gone.key);
+  end if;
+  delete from inbox i where i.consumer = gone.consumer and i.event_id = gone.event_id
+     and i.source = gone.source;
+  insert into inbox_dead (consumer, message, reason, error, attempts, first_failed_at,
+                          last_failed_at)
+    values (gone.consumer, gone.message, why, coalesce(what, gone.error),
+            coalesce(tries, gone.attempts),
+            coalesce(gone.first_failed_at, clock_timestamp()),
+            case when what is null then gone.last_failed_at else clock_timestamp() end);
+  return true;
 end $$;
 
 -- Stands in the way of whoever would end the transaction of a batch before its consumer does, by
@@ -218,5 +261,8 @@ create function inbox_sequences() returns table (sequence text, last bigint, hig
 begin
   return query
     select 'inbox_parked_seq_seq', s.last_value - (not s.is_called)::int, (select max(p.seq) from inbox_parked p)
-      from inbox_parked_seq_seq s;
+      from inbox_parked_seq_seq s
+    union all
+    select 'inbox_dead_seq_seq', s.last_value - (not s.is_called)::int, (select max(d.seq) from inbox_dead d)
+      from inbox_dead_seq_seq s;
 end $$;

@@ -28,7 +28,7 @@ class HandlerDriver;
 ///
 /// The defaults are 1, 2, 4, … 256 seconds, each up to a third shorter: eight minutes in all.
 struct RetryPolicy {
-  int maxAttempts = 10;                     ///< the last failure goes to the dead-letter queue
+  int maxAttempts = 10;                     ///< after the last one: dead-letter queue
   std::chrono::milliseconds first{1'000};   ///< wait after the first failure
   double factor = 2.0;                      ///< each wait is this much longer; 1 or more
   std::chrono::milliseconds most{300'000};  ///< no wait is longer
@@ -108,7 +108,7 @@ struct ConsumerOptions {
   RetryPolicy retry = {};
 
   /// What a parked event means for the later events of its key. Here order comes first by default:
-  /// they are parked behind it, and follow when it was applied or went to the dead-letter queue.
+  /// they are parked behind it, and follow when it was applied or given up.
   /// With `Continue` they go on, and one of them may even run at the same time as the parked one.
   ParkedPolicy parked = ParkedPolicy::Hold;
 
@@ -149,7 +149,7 @@ struct ConsumerStats {
   std::uint64_t parked = 0;  ///< events parked after their first failure, or for want of a handler
   std::uint64_t held = 0;    ///< events parked behind one of their key
   std::uint64_t discarded = 0;     ///< outside the dedupe window, by OutsideWindowPolicy::Discard
-  std::uint64_t deadLettered = 0;  ///< moved to `<queue>.dead` with a reason
+  std::uint64_t deadLettered = 0;  ///< given up with a reason: in `<queue>.dead`, or on their way
   /// How long the handler has run that has run longest; 0 when none is running.
   std::chrono::milliseconds longestRunning{0};
 };
@@ -176,10 +176,12 @@ struct ConsumerStats {
 /// fills in causation id, correlation id (the event's own, else its id) and trace where they are
 /// empty.
 ///
-/// A message that is no valid event goes to the dead-letter queue with the reason, and the next is
-/// handled. Either server away: the consumer waits, says so once, and goes on by itself.
+/// What goes to the dead-letter queue is written into the database first, and holds up nothing
+/// while that queue takes none. A message that is no valid event goes there with the reason. Either
+/// server away: the consumer waits, says so once, and goes on by itself.
 ///
-/// Threads: one reads from the broker and keeps heartbeats, `workers` run the handlers. Several
+/// Threads: one reads from the broker and keeps heartbeats, `workers` run the handlers, one sends
+/// dead letters. Several
 /// instances may share a queue, giving up order between them; `partitions` keeps it.
 class EventConsumer {
  public:

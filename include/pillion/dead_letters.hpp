@@ -1,9 +1,12 @@
 /// Dead letters: look at what a consumer could not apply, send it to that consumer again, or throw
 /// it away. `pillion dead` is these functions on the command line.
 ///
-/// RabbitMQ has no way of looking into a queue but to take messages and give them back. So these
-/// functions take what the queue holds when they begin, one by one, and what is not chosen goes
-/// back to its place when they end. While one runs, another sees an empty queue. Any thread; each
+/// RabbitMQ has no way of looking into a queue but to take messages and give them back, which it
+/// counts; and a policy may let it drop what was given back too often. So these functions take what
+/// the queue holds when they begin, one by one. What is not chosen goes back to its place when they
+/// end; but from the first letter on that was given back before, each is put to the end of the
+/// queue as a new message, in the same order, before the old one is removed. A crash in between
+/// leaves both. While one of these functions runs, another sees an empty queue. Any thread; each
 /// call has connections of its own.
 #pragma once
 
@@ -32,7 +35,7 @@ struct DeadLetter {
   std::string lastAt;    ///< of the last one
   std::string exchange;  ///< it was published to first
   std::string routingKey;
-  /// It was consumed from, and is redriven to: the consumer's own, or one of its partitions.
+  /// It was consumed from: the consumer's own, or one of its partitions.
   std::string queue;
   std::string contentType;
   std::string contentEncoding;  ///< of the body, which is as it was delivered
@@ -67,6 +70,8 @@ struct DeadLetterOptions {
 
 struct DeadLetterCount {
   std::uint64_t chosen = 0;  ///< and redriven or discarded, unless it was a dry run
+  /// Chosen as well, and not redriven, since no queue takes them: named in the log.
+  std::uint64_t refused = 0;
   std::uint64_t seen = 0;
   std::uint64_t held = 0;  ///< in the queue at the beginning; more than `seen`: others take from it
 };
@@ -76,13 +81,15 @@ struct DeadLetterCount {
 DeadLetterCount visitDeadLetters(const DeadLetterOptions& options, const DeadLetterFilter& filter,
                                  const std::function<void(const DeadLetter&)>& visit);
 
-/// Sends the chosen letters to the queue they came from, and to no other service: through the
-/// default exchange, confirmed by the broker before the letter is removed. A crash between the two
-/// leaves the letter, which can be redriven again: the inbox applies it once.
+/// Sends the chosen letters to the consumer they came from, and to no other service: to its queue,
+/// or to its partitions when it has some today. Confirmed by the broker before the letter is
+/// removed: a crash between the two leaves the letter, which can be redriven again, and the inbox
+/// applies it once.
 ///
-/// A letter whose data was too large for an event (header `pillion-body-missing`) is not chosen.
-/// The event has lost its place among those of its key. Throws as above; ConfigError also when the
-/// queue is gone. What was redriven until then is not undone.
+/// What the broker refuses stays where it is, as does a letter whose data was too large for an
+/// event (header `pillion-body-missing`), and the next is tried. The event has lost its place among
+/// those of its key. Throws as above; ConfigError also when the consumer has both a queue and
+/// partitions, and consumes from neither.
 DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,
                                    const DeadLetterFilter& filter);
 

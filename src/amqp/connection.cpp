@@ -78,6 +78,10 @@ void Connection::ack(std::uint64_t consumer, std::uint64_t tag, bool multiple) {
   parts_->consumers.ack(consumer, tag, multiple);
 }
 
+void Connection::cancelConsumer(std::uint64_t consumer) {
+  parts_->consumers.cancel(consumer);
+}
+
 void Connection::endConsumer(std::uint64_t consumer) {
   parts_->consumers.end(consumer);
 }

@@ -57,6 +57,8 @@ class Connection : public PublishChannel {
   bool queueExists(const std::string& name);
   /// Messages that are ready; nothing when there is no such queue.
   std::optional<std::uint32_t> messageCount(const std::string& queue);
+  /// Who consumes from it; nothing when there is no such queue.
+  std::optional<std::uint32_t> consumerCount(const std::string& queue);
   /// False when it is not there, is consumed, or holds a message that is ready. (Quorum queues
   /// cannot be told to go only when unused and empty.)
   bool deleteUnused(const std::string& queue);
@@ -100,6 +102,8 @@ class Connection : public PublishChannel {
   /// `multiple`: this one and all before it. Nothing is sent for a consumer that has ended.
   void ack(std::uint64_t consumer, std::uint64_t tag, bool multiple = false);
   void ack(const Delivery& delivery) { ack(delivery.consumer, delivery.tag); }
+  /// It gets nothing more, but for what is on its way, and keeps what it has until its end.
+  void cancelConsumer(std::uint64_t consumer);
   /// Gives everything that it was sent and has not acked back to its queue; ConsumerEnded follows.
   void endConsumer(std::uint64_t consumer);
 

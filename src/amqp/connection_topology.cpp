@@ -95,6 +95,12 @@ std::optional<std::uint32_t> Connection::messageCount(const std::string& queue) 
   return counts->messages;
 }
 
+std::optional<std::uint32_t> Connection::consumerCount(const std::string& queue) {
+  const auto counts = parts_->look(queue);
+  if (!counts) return std::nullopt;
+  return counts->consumers;
+}
+
 bool Connection::deleteUnused(const std::string& queue) {
   const auto counts = parts_->look(queue);
   if (!counts || counts->messages > 0 || counts->consumers > 0) return false;

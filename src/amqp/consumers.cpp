@@ -52,6 +52,15 @@ void Consumers::ack(std::uint64_t consumer, std::uint64_t tag, bool multiple) {
              [&] { return amqp_basic_ack(wire_.get(), number->second, tag, multiple ? 1 : 0); });
 }
 
+void Consumers::cancel(std::uint64_t consumer) {
+  const auto number = byId_.find(consumer);
+  if (number == byId_.end()) return;
+  amqp_basic_cancel_t cancel{};
+  cancel.consumer_tag = toBytes(byNumber_[number->second].queue);
+  cancel.nowait = 1;
+  wire_.sendMethod("cancelling a consumer", number->second, AMQP_BASIC_CANCEL_METHOD, &cancel);
+}
+
 void Consumers::end(std::uint64_t consumer) {
   const auto number = byId_.find(consumer);
   if (number == byId_.end() || std::exchange(byNumber_[number->second].ending, true)) return;

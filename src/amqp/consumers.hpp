@@ -23,6 +23,7 @@ class Consumers {
 
   std::uint64_t open(const std::string& queue, std::uint16_t prefetch);
   void ack(std::uint64_t consumer, std::uint64_t tag, bool multiple);
+  void cancel(std::uint64_t consumer);
   void end(std::uint64_t consumer);
 
   [[nodiscard]] bool owns(amqp_channel_t number) const { return byNumber_.contains(number); }

@@ -159,6 +159,7 @@ void report(const Chosen& chosen, const DeadLetterCount& count, const char* done
   if (chosen.json) {
     const json document{{"queue", chosen.options.queue},
                         {done, count.chosen},
+                        {"refused", count.refused},
                         {"dry_run", chosen.options.dryRun},
                         {"looked_at", count.seen}};
     std::printf("%s\n", document.dump().c_str());
@@ -173,7 +174,11 @@ void report(const Chosen& chosen, const DeadLetterCount& count, const char* done
 void redrive(Chosen& chosen) {
   complete(chosen);
   requireChoice(chosen);
-  report(chosen, redriveDeadLetters(chosen.options, chosen.filter), "redriven");
+  const auto count = redriveDeadLetters(chosen.options, chosen.filter);
+  report(chosen, count, "redriven");
+  if (count.refused == 0) return;
+  throw ConfigError(std::to_string(count.refused) +
+                    " dead letters were refused and stay where they are; the log names them");
 }
 
 void discard(Chosen& chosen) {
@@ -227,8 +232,7 @@ void addDeadCommand(CLI::App& app) {
   dead->require_subcommand(1);
   addVerb(*dead, "list", "What is there, a line each", list);
   addVerb(*dead, "show", "One letter, with its headers and data", show);
-  addVerb(*dead, "redrive", "Send letters to their service's queue again, and to no other",
-          redrive);
+  addVerb(*dead, "redrive", "Send letters to their service again, and to no other", redrive);
   addVerb(*dead, "discard", "Remove letters for good", discard);
 }
 

@@ -23,6 +23,12 @@ class BatchPlan {
     suspectNext_ = false;
   }
 
+  /// So many come first, in a batch of their own.
+  void atFirst(std::size_t events) {
+    limit_ = events;
+    suspectNext_ = false;
+  }
+
   /// Of a batch of more than one.
   void stoppedAt(std::size_t index) {
     suspectNext_ = index > 0;

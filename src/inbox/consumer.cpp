@@ -10,6 +10,7 @@
 #include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
+#include "inbox/dead_letter_sender.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/group_member.hpp"
 #include "inbox/holdings.hpp"
@@ -99,7 +100,9 @@ struct EventConsumer::State : inbox::ConsumerParts,
         : shared{state.options,  state.topology.queue,
                  state.handlers, queue,
                  state.counters, watch,
-                 nextLook,       told},
+                 nextLook,       told,
+                 letterWake},
+          letters(state.options, state.topology.queue, letterWake, shared.outage),
           subscription(state.options.broker, state.topology, state.options, queue, holdings, wake,
                        state.counters, watch) {
       if (state.options.partitions > 0) {
@@ -117,7 +120,9 @@ struct EventConsumer::State : inbox::ConsumerParts,
     inbox::HandlerWatch watch;
     inbox::NextLook nextLook;
     base::OnceAnHour told;
+    base::WakeEvent letterWake;
     inbox::Shared shared;
+    inbox::DeadLetterSender letters;
     std::vector<std::unique_ptr<inbox::Worker>> workers;
     inbox::Subscription subscription;
     std::unique_ptr<inbox::GroupMember> member;  // with partitions
@@ -139,6 +144,7 @@ struct EventConsumer::State : inbox::ConsumerParts,
   std::vector<std::jthread> workerThreads PILLION_GUARDED_BY(mutex);
   std::jthread brokerThread PILLION_GUARDED_BY(mutex);
   std::jthread memberThread PILLION_GUARDED_BY(mutex);
+  std::jthread letterThread PILLION_GUARDED_BY(mutex);
 
   base::Mutex watchMutex;  // for stats(), which waits for neither
   std::shared_ptr<const inbox::HandlerWatch> watch PILLION_GUARDED_BY(watchMutex);
@@ -162,6 +168,8 @@ struct EventConsumer::State : inbox::ConsumerParts,
           mine->subscription.serve(stop);
           mine->brokerEnded = true;
         });
+    letterThread = std::jthread([self = shared_from_this(), mine = run](
+                                    const std::stop_token& stop) { mine->letters.serve(stop); });
     if (!run->member) return;
     memberThread = std::jthread([self = shared_from_this(), mine = run](
                                     const std::stop_token& stop) { mine->member->serve(stop); });
@@ -172,10 +180,12 @@ struct EventConsumer::State : inbox::ConsumerParts,
   void stopThreads() PILLION_REQUIRES(mutex) {
     const auto end = base::systemClock().boot() + options.stopTimeout;
     stopWorkers(end);
-    const auto most =
+    letterThread.request_stop();
+    const auto last =
         std::max<std::chrono::nanoseconds>(end, base::systemClock().boot() + kGoodBye);
-    stopBroker(most);
-    if (run->member) stopMember(most);
+    stopBroker(last);
+    stopLetters(last);
+    if (run->member) stopMember(last);
   }
 
   void stopMember(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
@@ -238,6 +248,15 @@ struct EventConsumer::State : inbox::ConsumerParts,
     brokerThread.detach();
     base::log.error("consumer '{}' stops without a good-bye, RabbitMQ does not answer",
                     topology.queue);
+  }
+
+  /// What it has in hand is sent again.
+  void stopLetters(base::Clock::Boot end) PILLION_REQUIRES(mutex) {
+    if (await(end, [&letters = run->letters] { return letters.ended(); })) {
+      letterThread.join();
+    } else {
+      letterThread.detach();
+    }
   }
 
   template <typename Condition>

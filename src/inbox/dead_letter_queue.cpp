@@ -1,132 +1,31 @@
 #include <pillion/dead_letters.hpp>
 
 #include <algorithm>
-#include <charconv>
-#include <nlohmann/json.hpp>
+#include <limits>
+#include <memory>
+#include <optional>
 #include <pillion/error.hpp>
 
 #include "amqp/broker_check.hpp"
 #include "amqp/connection.hpp"
+#include "amqp/dead_letter.hpp"
+#include "amqp/topology.hpp"
 #include "base/clock.hpp"
 #include "base/failpoint.hpp"
 #include "base/log_line.hpp"
 #include "event/event_id.hpp"
 #include "event/timestamp.hpp"
 #include "event/topic_pattern.hpp"
+#include "inbox/error_line.hpp"
 
 namespace pillion {
 namespace {
 
+using inbox::errorLine;
 using std::chrono::milliseconds;
 
 /// What the queue held at the beginning comes at once, or somebody else has it.
 constexpr milliseconds kNothingMore{2'000};
-
-std::string headerOf(const amqp::Message& message, const char* name,
-                     const std::string& otherwise = "") {
-  const std::string* value = amqp::findHeader(message, name);
-  return value != nullptr ? *value : otherwise;
-}
-
-std::string firstNotEmpty(std::string a, std::string b) {
-  return a.empty() ? std::move(b) : std::move(a);
-}
-
-/// What the broker says of a message that it moved itself, in `x-death`, the latest first.
-/// Consumers take that header off, so a letter that has it is the broker's doing, and what its
-/// other headers say is what the sender wrote.
-struct BrokersWord {
-  std::string reason;
-  std::string queue;
-  std::string exchange;
-  std::string routingKey;
-};
-
-std::optional<BrokersWord> brokersWord(const amqp::Message& message) {
-  using nlohmann::json;
-  const std::string* header = amqp::findHeader(message, "x-death");
-  if (header == nullptr) return std::nullopt;
-  BrokersWord word;
-  const json deaths = json::parse(*header, nullptr, /*allow_exceptions=*/false);
-  if (!deaths.is_array() || deaths.empty() || !deaths[0].is_object()) return word;
-  const auto text = [&](const char* name) {
-    const auto found = deaths[0].find(name);
-    return found != deaths[0].end() && found->is_string() ? found->get<std::string>() : "";
-  };
-  word.reason = text("reason");
-  std::ranges::replace(word.reason, '_', '-');
-  word.queue = text("queue");
-  word.exchange = text("exchange");
-  const auto keys = deaths[0].find("routing-keys");
-  if (keys != deaths[0].end() && keys->is_array() && !keys->empty() && (*keys)[0].is_string()) {
-    word.routingKey = (*keys)[0];
-  }
-  return word;
-}
-
-/// A letter goes back to the consumer that it comes from, whatever its headers say: to the queue or
-/// to one of its partitions.
-bool isOneOf(const std::string& queue, const std::string& name) {
-  if (name == queue) return true;
-  if (!name.starts_with(queue + ".p")) return false;
-  const std::string number = name.substr(queue.size() + 2);
-  return !number.empty() && number.size() <= 2 &&
-         number.find_first_not_of("0123456789") == std::string::npos;
-}
-
-void tellByBroker(DeadLetter& letter, const amqp::Message& message, const BrokersWord& word) {
-  letter.reason = word.reason;
-  // Once redriven, it came from the queue's own name; where it was published first is told.
-  letter.exchange = headerOf(message, "pillion-original-exchange", word.exchange);
-  letter.routingKey = headerOf(message, "pillion-original-routing-key", word.routingKey);
-  letter.queue = word.queue;
-}
-
-void tellByHeaders(DeadLetter& letter, const amqp::Message& message) {
-  letter.reason = headerOf(message, "pillion-dead-reason");
-  letter.error = headerOf(message, "pillion-dead-error");
-  const std::string attempts = headerOf(message, "pillion-dead-attempts");
-  std::from_chars(attempts.data(), attempts.data() + attempts.size(), letter.attempts);
-  letter.lastAt = headerOf(message, "pillion-dead-at");
-  letter.firstAt = headerOf(message, "pillion-dead-first-at", letter.lastAt);
-  letter.exchange = headerOf(message, "pillion-dead-exchange");
-  letter.routingKey = headerOf(message, "pillion-dead-routing-key", message.type);
-  letter.queue = headerOf(message, "pillion-dead-queue");
-}
-
-/// As the consumer has read it, and as its log names it.
-void tellByIdentity(DeadLetter& letter, const amqp::Message& message) {
-  const auto read = amqp::identityOf(message);
-  const auto* identity = std::get_if<amqp::Identity>(&read);
-  if (identity == nullptr) return;
-  letter.id = identity->id;
-  letter.source = identity->source;
-  letter.key = identity->key;
-  // The routing key, which stands in for a type, is the dead-letter queue's here.
-  letter.type = identity->type == message.routingKey ? "" : identity->type;
-}
-
-DeadLetter letterOf(const amqp::Delivery& delivery, const std::string& queue) {
-  const amqp::Message& message = delivery.message;
-  DeadLetter letter;
-  letter.id = firstNotEmpty(message.messageId, headerOf(message, "cloudEvents_id"));
-  letter.source = firstNotEmpty(message.appId, headerOf(message, "cloudEvents_source"));
-  letter.key = headerOf(message, "cloudEvents_partitionkey");
-  if (const auto word = brokersWord(message)) {
-    tellByBroker(letter, message, *word);
-  } else {
-    tellByHeaders(letter, message);
-  }
-  if (!isOneOf(queue, letter.queue)) letter.queue = queue;
-  letter.type = firstNotEmpty(message.type, headerOf(message, "cloudEvents_type"));
-  tellByIdentity(letter, message);
-  letter.type = firstNotEmpty(letter.type, letter.routingKey);
-  letter.contentType = message.contentType;
-  letter.contentEncoding = message.contentEncoding;
-  letter.headers = message.headers;
-  letter.body = message.body;
-  return letter;
-}
 
 /// Since the last failure, or since it was made when that is not known.
 std::optional<std::chrono::seconds> ageOf(const DeadLetter& letter, const amqp::Message& message) {
@@ -148,69 +47,165 @@ bool matches(const DeadLetterFilter& filter, const DeadLetter& letter,
          (!filter.newerThan || *age < *filter.newerThan);
 }
 
-/// What was written on its way comes off; where it was published first stays known.
-amqp::Message redriven(const DeadLetter& letter, amqp::Message message, bool outsideWindow) {
-  std::erase_if(message.headers, [](const auto& header) { return amqp::isOfTheWay(header.first); });
-  message.headers.emplace_back("pillion-original-exchange", letter.exchange);
-  message.headers.emplace_back("pillion-original-routing-key", letter.routingKey);
-  if (outsideWindow) message.headers.emplace_back("pillion-outside-window", "apply");
-  message.type = letter.type;
-  message.routingKey = letter.queue;
-  return message;
-}
+/// Publishes one letter after the other, each until its fate is known.
+class Publisher {
+ public:
+  Publisher(const BrokerOptions& options, std::string role) : options_(options), role_(role) {}
 
-/// What was not acked goes back to its place. The queue does that in its own time, and whoever
-/// looks next is to see them: so it is waited for, a little.
-void putBack(amqp::Connection& connection, const std::string& queue, std::uint64_t consumer,
-             std::uint64_t expected) {
-  connection.endConsumer(consumer);
-  const auto end = base::systemClock().boot() + kNothingMore;
-  while (base::systemClock().boot() < end) {
-    const auto ready = connection.messageCount(queue);
-    if (!ready || *ready >= expected) return;
-    connection.receive(milliseconds(20));
+  /// Empty: the broker has it. Else why it was refused, which says nothing of the next one.
+  std::string publish(const std::string& exchange, const amqp::Message& message) {
+    if (!connection_) {
+      connection_ = std::make_unique<amqp::Connection>(options_, role_);
+      connection_->selectConfirms(exchange);
+    }
+    try {
+      if (amqp::publishAndWait(*connection_, message, options_.stallTimeout)) return "";
+      return "takes no message; does it exist, or is it full?";
+    } catch (const amqp::PublishersBlocked&) {
+      connection_.reset();
+      throw;
+    } catch (const BrokerError& error) {
+      connection_.reset();
+      const bool about = amqp::isAboutMessage(error.replyCode(), error.what()) ||
+                         dynamic_cast<const amqp::MessageUnsendable*>(&error) != nullptr;
+      if (!about) throw;
+      return std::string("does not take this one: ") + error.what();
+    }
   }
-}
 
-enum class Fate { Stays, Removed, NotMeant };
+ private:
+  const BrokerOptions& options_;
+  std::string role_;
+  std::unique_ptr<amqp::Connection> connection_;
+};
+
+enum class Fate { Stays, Removed, Refused, NotMeant };
 using Act = std::function<Fate(const DeadLetter&, const amqp::Delivery&)>;
 
-/// Takes every letter of the queue once. `act` is called for those that are chosen, and says what
-/// becomes of them.
+/// One look through a dead-letter queue, at what it held at the beginning.
+class Walk {
+ public:
+  Walk(const DeadLetterOptions& options, const DeadLetterFilter& filter)
+      : filter_(filter),
+        service_(options.queue),
+        queue_(options.queue + ".dead"),
+        connection_(options.broker, "dead letters of " + options.queue),
+        copies_(options.broker, "dead letters of " + options.queue + ", renewed") {}
+
+  /// `act` is called for those that are chosen, and says what becomes of them.
+  DeadLetterCount run(const Act& act) {
+    const auto held = connection_.messageCount(queue_);
+    if (!held) throw ConfigError("queue '" + queue_ + "' does not exist; check service and vhost");
+    count_.held = *held;
+    if (*held == 0) return count_;
+    // Not more than that comes, so that none of the copies does.
+    constexpr std::uint32_t kMostPrefetch = std::numeric_limits<std::uint16_t>::max();
+    consumer_ =
+        connection_.consume(queue_, static_cast<std::uint16_t>(*held > kMostPrefetch ? 0U : *held));
+    while (count_.seen < *held) {
+      const auto incoming = connection_.receive(kNothingMore);
+      if (!incoming) break;
+      if (const auto* delivery = std::get_if<amqp::Delivery>(&*incoming)) look(*delivery, act);
+      if (const auto* ended = std::get_if<amqp::ConsumerEnded>(&*incoming)) {
+        amqp::throwEnded(*ended);  // a right is missing, say
+      }
+    }
+    putBack(*held);
+    connection_.close();
+    return count_;
+  }
+
+ private:
+  void look(const amqp::Delivery& delivery, const Act& act) {
+    ++count_.seen;
+    const DeadLetter letter = amqp::letterOf(delivery, service_);
+    const bool isWanted = (filter_.limit == 0 || count_.chosen < filter_.limit) &&
+                          matches(filter_, letter, delivery.message);
+    const Fate fate = isWanted ? act(letter, delivery) : Fate::NotMeant;
+    if (fate == Fate::Refused) ++count_.refused;
+    if (fate == Fate::Stays || fate == Fate::Removed) ++count_.chosen;
+    if (fate == Fate::Removed) {
+      connection_.ack(delivery);
+      ++removed_;
+    } else {
+      renew(letter, delivery);
+    }
+  }
+
+  /// RabbitMQ counts how often a letter was given back, and a policy may set a limit to that, below
+  /// the queue's own argument and not to be seen by AMQP. So one that was given back before is not
+  /// given back again: a copy, of which nothing is counted yet, takes its place. From there on all
+  /// of them, which keeps their order.
+  void renew(const DeadLetter& letter, const amqp::Delivery& delivery) {
+    if (amqp::timesReturned(delivery.message) == 0 && renewed_.empty()) return;
+    if (!renews_ || !amqp::isWhole(delivery.message)) return;
+    std::string refusal;
+    try {
+      refusal = copies_.publish("", amqp::renewed(letter, delivery.message, queue_));
+    } catch (const BrokerError& error) {
+      refusal = error.what();
+    }
+    if (refusal.empty()) {
+      renewed_.push_back(delivery.tag);
+      return;
+    }
+    renews_ = false;
+    base::log.warn(
+        "'{}' takes no copies of its letters ({}); they are given back, which RabbitMQ counts: "
+        "should a policy set a delivery-limit, look at them no more than so many times",
+        queue_, refusal);
+  }
+
+  /// What was not acked goes back to its place. The queue does that in its own time, and whoever
+  /// looks next is to see them: so it is waited for, a little.
+  void putBack(std::uint64_t held) {
+    connection_.cancelConsumer(consumer_);
+    for (const std::uint64_t tag : renewed_) connection_.ack(consumer_, tag);
+    connection_.endConsumer(consumer_);
+    const auto end = base::systemClock().boot() + kNothingMore;
+    while (base::systemClock().boot() < end) {
+      const auto ready = connection_.messageCount(queue_);
+      if (!ready || *ready >= held - removed_) return;
+      connection_.receive(milliseconds(20));
+    }
+  }
+
+  const DeadLetterFilter& filter_;
+  std::string service_;
+  std::string queue_;
+  amqp::Connection connection_;
+  Publisher copies_;
+  std::uint64_t consumer_ = 0;
+  DeadLetterCount count_;
+  std::uint64_t removed_ = 0;
+  std::vector<std::uint64_t> renewed_;  // tags; acked at the end, when no more is sent
+  bool renews_ = true;
+};
+
 DeadLetterCount walk(const DeadLetterOptions& options, const DeadLetterFilter& filter,
                      const Act& act) {
   amqp::requireValid(options.broker);
   if (options.queue.empty())
     throw ConfigError("dead letters need the name of the consumer's queue");
-  const std::string queue = options.queue + ".dead";
-  amqp::Connection connection(options.broker, "dead letters of " + options.queue);
-  const auto held = connection.messageCount(queue);
-  if (!held) throw ConfigError("queue '" + queue + "' does not exist; check service and vhost");
-  DeadLetterCount count;
-  count.held = *held;
-  std::uint64_t removed = 0;
-  std::uint64_t consumer = 0;
-  if (*held > 0) consumer = connection.consume(queue, /*prefetch=*/0);
-  while (count.seen < *held && (filter.limit == 0 || count.chosen < filter.limit)) {
-    const auto incoming = connection.receive(kNothingMore);
-    if (!incoming) break;
-    const auto* delivery = std::get_if<amqp::Delivery>(&*incoming);
-    if (delivery == nullptr) continue;
-    ++count.seen;
-    const DeadLetter letter = letterOf(*delivery, options.queue);
-    if (!matches(filter, letter, delivery->message)) continue;
-    const Fate fate = act(letter, *delivery);
-    if (fate == Fate::NotMeant) continue;
-    if (fate == Fate::Removed) {
-      connection.ack(*delivery);
-      ++removed;
-    }
-    ++count.chosen;
-  }
-  if (filter.limit > 0 && count.chosen == filter.limit) count.held = count.seen;
-  if (*held > 0) putBack(connection, queue, consumer, *held - removed);
-  connection.close();
-  return count;
+  return Walk(options, filter).run(act);
+}
+
+/// Where the consumer takes its events from today: the exchange in front of its partitions, or
+/// (empty) the default exchange, by the name of its queue. Both may be there after a change of
+/// `partitions`: then it is what somebody consumes from.
+std::string entryOf(const DeadLetterOptions& options) {
+  amqp::Connection look(options.broker, "redrive");
+  amqp::ConsumerTopology topology;
+  topology.queue = options.queue;
+  topology.partitions = 1;
+  const std::string partitions = topology.partitionExchange();
+  const std::string first = topology.queues().front();
+  const auto ofQueue = look.consumerCount(options.queue);
+  if (!look.exchangeExists(partitions) || ofQueue.value_or(0) > 0) return "";
+  if (!ofQueue || look.consumerCount(first).value_or(0) > 0) return partitions;
+  throw ConfigError("there are a queue '" + options.queue + "' and an exchange '" + partitions +
+                    "', and nobody consumes from the one or from '" + first +
+                    "': start the consumer, or delete what it does not use");
 }
 
 }  // namespace
@@ -225,24 +220,26 @@ DeadLetterCount visitDeadLetters(const DeadLetterOptions& options, const DeadLet
 
 DeadLetterCount redriveDeadLetters(const DeadLetterOptions& options,
                                    const DeadLetterFilter& filter) {
-  std::unique_ptr<amqp::Connection> publisher;
-  if (!options.dryRun) {
-    publisher = std::make_unique<amqp::Connection>(options.broker, "redrive");
-    publisher->selectConfirms("");
-  }
+  amqp::requireValid(options.broker);
+  const std::string exchange = options.queue.empty() ? "" : entryOf(options);
+  const std::string where =
+      exchange.empty() ? "queue '" + options.queue + "'" : "exchange '" + exchange + "'";
+  Publisher publisher(options.broker, "redrive");
   return walk(options, filter, [&](const DeadLetter& letter, const amqp::Delivery& delivery) {
     if (amqp::findHeader(delivery.message, amqp::kBodyMissingHeader) != nullptr) {
       base::log.warn(
           "dead letter '{}' stays where it is: its data is larger than an event's may be",
-          letter.id);
+          errorLine(letter.id));
       return Fate::NotMeant;
     }
     if (options.dryRun) return Fate::Stays;
-    const auto copy = redriven(letter, delivery.message, options.outsideWindow);
-    if (!amqp::publishAndWait(*publisher, copy, options.broker.stallTimeout)) {
-      throw ConfigError("queue '" + letter.queue +
-                        "' takes no message, does it exist? Dead letter " + letter.id +
-                        " stays where it is");
+    auto copy = amqp::redriven(letter, delivery.message, options.outsideWindow);
+    copy.routingKey = options.queue;  // partitions go by the lane in its headers
+    const std::string refusal = publisher.publish(exchange, copy);
+    if (!refusal.empty()) {
+      base::log.error("dead letter '{}' stays where it is: {} {}", errorLine(letter.id), where,
+                      errorLine(refusal));
+      return Fate::Refused;
     }
     PILLION_FAILPOINT("dead.redriven");
     return Fate::Removed;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <pillion/error.hpp>
+#include <set>
+#include <string_view>
 #include <variant>
 
 #include "amqp/message.hpp"
@@ -110,6 +112,30 @@ void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
   });
 }
 
+/// No lock on a parked event is held while a handler runs. An event whose handler is still to run
+/// is passed by none of its key.
+void requireNoneHeld(const Batch& batch) {
+  if (batch.open.empty()) return;
+  std::vector<std::size_t> parked;
+  std::set<std::string_view> openKeys;
+  bool anyHeld = false;
+  auto open = batch.open.begin();
+  for (std::size_t index = 0; index < batch.jobs.size(); ++index) {
+    const amqp::Identity* event = batch.jobs[index].event();
+    if (open != batch.open.end() && *open == index) {
+      ++open;
+      openKeys.insert(event->key);
+      continue;
+    }
+    const Outcome outcome = batch.outcomes[index];
+    if (outcome != Outcome::Held && outcome != Outcome::Left) continue;
+    if (!event->key.empty() && openKeys.contains(event->key)) continue;
+    parked.push_back(index);
+    anyHeld |= outcome == Outcome::Held;
+  }
+  if (anyHeld) throw BatchHolds(std::move(parked));
+}
+
 void handle(InboxTransaction& transaction, const Batch& batch, const Handling& with) {
   const auto start = with.clock.boot();
   for (std::size_t n = 0; n < batch.open.size(); ++n) {
@@ -155,6 +181,7 @@ std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& wit
     const auto transaction = with.inbox.begin();
     PILLION_FAILPOINT("delivery.begun");
     claim(*transaction, batch, with);
+    requireNoneHeld(batch);
     PILLION_FAILPOINT("delivery.claimed");
     handle(*transaction, batch, with);
     PILLION_FAILPOINT("delivery.handled");
@@ -194,9 +221,20 @@ Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::millisec
   return Outcome::Parked;
 }
 
-Outcome deadLetter(const Job& job, const Failure& failure, DeadLetterSink& deadLetters,
-                   const Handling& with) {
-  deadLetters.send(job.delivery, {.reason = failure.verdict, .error = failure.error});
+/// Its id is recorded only to find out whether somebody else has taken it, and forgotten in the
+/// same transaction: a redrive is let through.
+Outcome deadLetter(const Job& job, const Failure& failure, int attempts, const Handling& with) {
+  const auto transaction = with.inbox.begin();
+  if (attempts > 0) {
+    const amqp::Identity* event = job.event();
+    if (transaction->claim(std::span(&event, 1)).front() == Claim::Duplicate) {
+      with.queue.ack(job);
+      return Outcome::Duplicate;
+    }
+    transaction->forget(*event);
+  }
+  transaction->deadLetter(job, failure, attempts);
+  transaction->commit();
   PILLION_FAILPOINT("delivery.deadLettered");
   with.queue.ack(job);
   return Outcome::DeadLettered;

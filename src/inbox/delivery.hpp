@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/clock.hpp"
-#include "inbox/dead_letters.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
 #include "inbox/handler_watch.hpp"
@@ -26,14 +25,15 @@ namespace pillion::inbox {
 /// | Duplicate    | nothing new                     | the id was there already            |
 /// | Ignored      | nothing                         | no handler for the type, by policy  |
 /// | Left         | event and id in the database    | no handler for the type: to others  |
-/// | Parked       | event and id in the database    | its handler failed, or rejected it  |
+/// | Parked       | event and id in the database    | its handler failed                  |
 /// | Held         | event and id in the database    | an earlier one of its key is parked |
 /// | Discarded    | nothing                         | outside the window, by policy       |
-/// | DeadLettered | a copy in the dead-letter queue | no event, or outside the window     |
+/// | DeadLettered | a dead letter in the database   | no event, outside the window, or    |
+/// |              |                                 | its handler rejected it             |
 enum class Outcome { Applied, Duplicate, Ignored, Left, Parked, Held, Discarded, DeadLettered };
 
 /// A batch ended at one of its deliveries; nothing of it was committed. Alone, that delivery is to
-/// be parked or, when it is no event at all, dead-lettered.
+/// be parked or, when it is no event at all or is never to be tried again, dead-lettered.
 class BatchStopped : public std::runtime_error {
  public:
   BatchStopped(std::size_t index, Failure failure, bool isEvent)
@@ -64,6 +64,20 @@ class BatchTooSlow : public std::runtime_error {
 
  private:
   std::size_t fitting_;
+};
+
+/// Some events of a batch are to be parked, and handlers are to run for others. Nothing was
+/// committed: those are to be parked first, by themselves. Else whoever removes the event in front
+/// of them would wait for these handlers.
+class BatchHolds : public std::runtime_error {
+ public:
+  explicit BatchHolds(std::vector<std::size_t> indices)
+      : std::runtime_error("events of a batch are to be parked"), indices_(std::move(indices)) {}
+  /// In their order.
+  [[nodiscard]] const std::vector<std::size_t>& indices() const { return indices_; }
+
+ private:
+  std::vector<std::size_t> indices_;
 };
 
 /// PostgreSQL went away, or was out of something, while this handler ran. That may be the handler's
@@ -117,10 +131,10 @@ struct Handling {
 /// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
 /// an outcome for each.
 ///
-/// Throws BatchStopped, BatchTooSlow and ClaimBlocked, and DatabaseError when the database is away;
-/// LostInHandler when it was while a handler ran.
-/// Nothing was acked then, and nothing was committed unless the error is in doubt; the same
-/// deliveries are to be tried again, and the inbox decides.
+/// Throws BatchStopped, BatchHolds, BatchTooSlow and ClaimBlocked, and DatabaseError when the
+/// database is away; LostInHandler when it was while a handler ran. Nothing was acked then, and
+/// nothing was committed unless the error is in doubt; the same deliveries are to be tried again,
+/// and the inbox decides.
 std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with);
 
 /// Parks one event whose handler failed, together with its id, and acks it. Duplicate when another
@@ -128,9 +142,10 @@ std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& wit
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,
                    const Handling& with);
 
-/// Copies one that can never be applied to the dead-letter queue, and acks it.
-Outcome deadLetter(const Job& job, const Failure& failure, DeadLetterSink& deadLetters,
-                   const Handling& with);
+/// Writes one that is never to be tried again where it goes to the dead-letter queue from, for the
+/// verdict of the failure, and acks it. `attempts` is 0 for what is no event, or none any more.
+/// Duplicate when another instance has taken the event meanwhile.
+Outcome deadLetter(const Job& job, const Failure& failure, int attempts, const Handling& with);
 
 /// Decodes and runs the handler; BatchStopped (with index 0) or HandlerFailed. For parked events,
 /// too.

@@ -64,12 +64,9 @@ enum class Claim {
 struct ParkedEvent {
   std::int64_t seq = 0;
   amqp::Identity identity;
-  Job job;           // its delivery, as it was
-  int attempts = 0;  // begun, the present one included
-  std::string verdict;
-  std::string error;
-  std::string firstFailedAt;  // RFC 3339; empty when it has only waited
-  std::string lastFailedAt;
+  Job job;            // its delivery, as it was
+  int attempts = 0;   // begun, the present one included
+  std::string error;  // of the last attempt
 };
 
 /// One transaction. Without `commit` it is rolled back when it ends.
@@ -93,13 +90,20 @@ class InboxTransaction {
   /// Parks the event after its first failed attempt.
   virtual void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
                     Wait wait) = 0;
+  /// As if it had never been taken.
+  virtual void forget(const amqp::Identity& identity) = 0;
+  /// Sends a message to the dead-letter queue when this commits, for the verdict of the failure.
+  virtual void deadLetter(const Job& job, const Failure& failure, int attempts) = 0;
 
   // On a parked event.
 
   /// False when somebody else has it, or has dealt with it.
   virtual bool lock(const ParkedEvent& event) = 0;
-  /// It is done with; the next of its key is due. `forget`: as if it had never been taken.
-  virtual void unpark(const ParkedEvent& event, bool forget) = 0;
+  /// It is done with; the next of its key is due.
+  virtual void unpark(const ParkedEvent& event) = 0;
+  /// The same, and it goes to the dead-letter queue after so many attempts, as if it had never been
+  /// taken.
+  virtual void giveUp(const ParkedEvent& event, const Failure& failure, int attempts) = 0;
   virtual void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) = 0;
 
   /// Throws HandlerFailed when a handler has left the transaction in a state that cannot be
@@ -127,9 +131,9 @@ class Inbox {
   /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not
   /// counted.
   virtual void giveBack(const ParkedEvent& event) = 0;
-  /// One whose type this instance has no handler for: owed an attempt by an instance that has. When
-  /// there has been none for long, the event is given up, and this returns true.
-  virtual bool leaveToOthers(const ParkedEvent& event, const Failure& failure) = 0;
+  /// One whose type this instance has no handler for: owed an attempt by an instance that has.
+  /// False, and nothing has changed: there has been none for long, so it is to be given up.
+  virtual bool leaveToOthers(const ParkedEvent& event) = 0;
   /// How long until the next is due, when there is one.
   virtual std::optional<std::chrono::milliseconds> nextDueIn() = 0;
 };

@@ -21,12 +21,6 @@ std::string millisecondsOf(Wait wait) {
   return std::to_string(wait.count());
 }
 
-constexpr const char* kUtc = "'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'";
-
-std::string asRfc3339(const std::string& column) {
-  return "to_char(" + column + " at time zone 'UTC', " + kUtc + ")";
-}
-
 }  // namespace
 
 void requireParkedSequence(pqxx::transaction_base& tx, const std::string& schema) {
@@ -43,17 +37,15 @@ void requireParkedSequence(pqxx::transaction_base& tx, const std::string& schema
 void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const Job& job, const amqp::Identity& identity,
                   const Failure& failure, Wait wait) {
-  execute(
-      tx,
-      inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
-               " message, attempts, next_attempt_at, verdict, error, first_failed_at,"
-               " last_failed_at) values ($1::text, $2::text::uuid, $3::text, $4::text,"
-               " $5::text, $6::bytea, 1, pg_catalog.clock_timestamp() + $7::text::bigint * interval"
-               " '1 millisecond', nullif($8::text, ''), $9::text, pg_catalog.clock_timestamp(),"
-               " pg_catalog.clock_timestamp())",
-               schema),
-      {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
-       millisecondsOf(wait), failure.verdict, failure.error});
+  execute(tx,
+          inSchema("insert into {schema}.inbox_parked (consumer, event_id, source, key, type,"
+                   " message, attempts, next_attempt_at, error, first_failed_at, last_failed_at)"
+                   " values ($1::text, $2::text::uuid, $3::text, $4::text, $5::text, $6::bytea, 1,"
+                   " pg_catalog.clock_timestamp() + $7::text::bigint * interval '1 millisecond',"
+                   " $8::text, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp())",
+                   schema),
+          {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
+           millisecondsOf(wait), failure.error});
 }
 
 bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
@@ -86,24 +78,21 @@ void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
 }
 
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
-                                   const std::string& consumer, const Leases& leases,
+                                   const std::string& consumer,
                                    const std::vector<std::string>& left) {
   const auto taken = execute(
       tx,
-      inSchema("update {schema}.inbox_parked set attempts = attempts + (verdict is null)::int,"
-               " next_attempt_at = pg_catalog.clock_timestamp() + (case when verdict is null then"
-               " $2::text else $3::text end)::bigint * interval '1 millisecond' where seq ="
+      inSchema("update {schema}.inbox_parked set attempts = attempts + 1, next_attempt_at ="
+               " pg_catalog.clock_timestamp() + $2::text::bigint * interval '1 millisecond'"
+               " where seq ="
                " (select seq from {schema}.inbox_parked where consumer = $1::text and"
-               " next_attempt_at <= pg_catalog.clock_timestamp() and (verdict is not null or not"
-               " type = any($4::text::text[]) or next_attempt_at <= pg_catalog.clock_timestamp() -"
+               " next_attempt_at <= pg_catalog.clock_timestamp() and (not"
+               " type = any($3::text::text[]) or next_attempt_at <= pg_catalog.clock_timestamp() -"
                " interval '1500 milliseconds') order by next_attempt_at limit 1"
                " for no key update skip locked)"
-               " returning seq, event_id, source, key, type, message, attempts,"
-               " coalesce(verdict, ''), error, coalesce(" +
-                   asRfc3339("first_failed_at") + ", ''), coalesce(" + asRfc3339("last_failed_at") +
-                   ", '')",
+               " returning seq, event_id, source, key, type, message, attempts, error",
                schema),
-      {consumer, millisecondsOf(leases.handling), millisecondsOf(leases.givingUp),
+      {consumer, millisecondsOf(kLease),
        postgres::arrayOf(left, [](const std::string& type) { return std::string_view(type); })});
   if (taken.empty()) return std::nullopt;
   const auto& row = taken[0];
@@ -112,43 +101,42 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
   event.identity = {textOf(row[1]), textOf(row[2]), textOf(row[3]), textOf(row[4])};
   event.job = jobFromStored(postgres::bytesOf(row[5]));
   event.attempts = static_cast<int>(integerOf(row[6]));
-  event.verdict = textOf(row[7]);
-  event.error = textOf(row[8]);
-  event.firstFailedAt = textOf(row[9]);
-  event.lastFailedAt = textOf(row[10]);
+  event.error = textOf(row[7]);
   return event;
 }
 
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
   execute(tx,
-          inSchema("update {schema}.inbox_parked set attempts = attempts - (verdict is null)::int,"
+          inSchema("update {schema}.inbox_parked set attempts = attempts - 1,"
                    " next_attempt_at = pg_catalog.clock_timestamp() where seq = $1::text::bigint"
-                   " and attempts = $2::text::int and coalesce(verdict, '') = $3::text",
+                   " and attempts = $2::text::int",
                    schema),
-          {std::to_string(event.seq), std::to_string(event.attempts), event.verdict});
+          {std::to_string(event.seq), std::to_string(event.attempts)});
 }
 
-bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
-                   const Failure& failure) {
-  const auto left = execute(
+bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema,
+                   const ParkedEvent& event) {
+  const auto seen = execute(
       tx,
-      inSchema(
-          "update {schema}.inbox_parked p set attempts = p.attempts - 1, unknown_since ="
-          " coalesce(p.unknown_since, t.moment), verdict = case when t.late then $3::text end,"
-          " error = case when t.late then $4::text else p.error end, next_attempt_at = t.moment +"
-          " case when t.late then interval '0' else greatest($5::text::bigint * interval '1"
-          " millisecond', least($7::text::bigint * interval '1 millisecond', (t.moment -"
-          " coalesce(p.unknown_since, t.moment)) / 4)) end from"
-          " (select seq, pg_catalog.clock_timestamp() as moment, coalesce(unknown_since <"
-          " pg_catalog.clock_timestamp() - $6::text::bigint * interval '1 millisecond', false) as"
-          " late from {schema}.inbox_parked where seq = $1::text::bigint for no key update) t"
-          " where p.seq = t.seq and p.attempts = $2::text::int and p.verdict is null"
-          " returning p.verdict",
-          schema),
-      {std::to_string(event.seq), std::to_string(event.attempts), failure.verdict, failure.error,
-       millisecondsOf(kUnknownAgain), millisecondsOf(kUnknownMost),
+      inSchema("select coalesce(unknown_since < pg_catalog.clock_timestamp() - $3::text::bigint *"
+               " interval '1 millisecond', false) from {schema}.inbox_parked where seq ="
+               " $1::text::bigint and attempts = $2::text::int for no key update",
+               schema),
+      {std::to_string(event.seq), std::to_string(event.attempts), millisecondsOf(kUnknownMost)});
+  if (seen.empty()) return true;  // somebody else has it
+  if (textOf(seen[0][0]) == "t") return false;
+  execute(
+      tx,
+      inSchema("update {schema}.inbox_parked p set attempts = p.attempts - 1, unknown_since ="
+               " coalesce(p.unknown_since, t.moment), next_attempt_at = t.moment +"
+               " greatest($2::text::bigint * interval '1 millisecond', least($3::text::bigint *"
+               " interval '1 millisecond', (t.moment - coalesce(p.unknown_since, t.moment)) / 4))"
+               " from (select pg_catalog.clock_timestamp() as moment) t"
+               " where p.seq = $1::text::bigint",
+               schema),
+      {std::to_string(event.seq), millisecondsOf(kUnknownAgain),
        millisecondsOf(kUnknownAgainMost)});
-  return !left.empty() && !left[0][0].is_null();
+  return true;
 }
 
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
@@ -197,37 +185,41 @@ void removeParked(pqxx::transaction_base& tx, const std::string& schema,
       {consumer, event.identity.key});
 }
 
+void giveUpParked(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                  const Failure& failure, int attempts) {
+  const auto moved = execute(
+      tx,
+      inSchema("select {schema}.give_up($1::text::bigint, $2::text, $3::text, $4::text::int)",
+               schema),
+      {std::to_string(event.seq), failure.verdict, failure.error, std::to_string(attempts)});
+  if (textOf(moved[0][0]) != "t") throw Error("a parked event cannot be given up");
+}
+
 void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                  const Failure& failure, Wait wait) {
-  execute(
-      tx,
-      inSchema(
-          "update {schema}.inbox_parked set verdict = nullif($2::text, ''), error ="
-          " $3::text, next_attempt_at = pg_catalog.clock_timestamp() + $4::text::bigint * interval"
-          " '1 millisecond', first_failed_at = coalesce(first_failed_at,"
-          " pg_catalog.clock_timestamp()), last_failed_at = pg_catalog.clock_timestamp(),"
-          " unknown_since = null where seq = $1::text::bigint",
-          schema),
-      {std::to_string(event.seq), failure.verdict, failure.error, millisecondsOf(wait)});
+  execute(tx,
+          inSchema("update {schema}.inbox_parked set error = $2::text, next_attempt_at ="
+                   " pg_catalog.clock_timestamp() + $3::text::bigint * interval '1 millisecond',"
+                   " first_failed_at = coalesce(first_failed_at, pg_catalog.clock_timestamp()),"
+                   " last_failed_at = pg_catalog.clock_timestamp(), unknown_since = null"
+                   " where seq = $1::text::bigint",
+                   schema),
+          {std::to_string(event.seq), failure.error, millisecondsOf(wait)});
 }
 
 std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto counts = tx.exec(inSchema(
-      "select consumer, count(*) filter (where verdict is null and next_attempt_at is not null),"
-      " count(*) filter (where next_attempt_at is null), count(*) filter (where verdict is not"
-      " null), (extract(epoch from pg_catalog.clock_timestamp() - min(parked_at)) * 1000)::bigint"
-      " from {schema}.inbox_parked group by consumer order by consumer",
-      schema));
+  const auto counts = tx.exec(
+      inSchema("select consumer, count(*) filter (where next_attempt_at is not null),"
+               " count(*) filter (where next_attempt_at is null),"
+               " (extract(epoch from pg_catalog.clock_timestamp() - min(parked_at)) * 1000)::bigint"
+               " from {schema}.inbox_parked group by consumer",
+               schema));
   std::vector<ConsumerStatus> consumers;
   for (const auto& row : counts) {
-    const auto number = [&](int column) {
-      return static_cast<std::uint64_t>(integerOf(row[column]));
-    };
     consumers.push_back({.consumer = textOf(row[0]),
-                         .failed = number(1),
-                         .held = number(2),
-                         .givenUp = number(3),
-                         .oldest = Wait(integerOf(row[4]))});
+                         .failed = static_cast<std::uint64_t>(integerOf(row[1])),
+                         .held = static_cast<std::uint64_t>(integerOf(row[2])),
+                         .oldest = Wait(integerOf(row[3]))});
   }
   return consumers;
 }

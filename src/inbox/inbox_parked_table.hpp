@@ -40,22 +40,18 @@ void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
                    const std::string& consumer, const Job& job, const amqp::Identity& identity);
 
 /// When an event that was taken is due again, should whoever took it not be heard of.
-struct Leases {
-  Wait handling{30'000};
-  Wait givingUp{2'000};
-};
+inline constexpr Wait kLease{30'000};
 
 /// One event that is due, with its attempt counted; of the types that were `left` for want of a
 /// handler only when nobody else has taken it for a while.
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
-                                   const std::string& consumer, const Leases& leases,
+                                   const std::string& consumer,
                                    const std::vector<std::string>& left);
 /// As if it had not been taken, unless somebody else has taken it since.
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
-/// For an instance that knows its type; the attempt is not counted. When none has been found for
-/// kUnknownMost it gets the verdict of the failure. Returns whether it did.
-bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
-                   const Failure& failure);
+/// For an instance that knows its type; the attempt is not counted. False, and nothing has changed:
+/// none has been found for kUnknownMost.
+bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
 std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& schema,
                               const std::string& consumer);
 
@@ -65,9 +61,13 @@ bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const Park
 /// Removes it, and makes the next of its key due.
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,
                   const std::string& consumer, const ParkedEvent& event);
+/// The same, and it goes to the dead-letter queue after so many attempts; its id is forgotten.
+void giveUpParked(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
+                  const Failure& failure, int attempts);
 void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                  const Failure& failure, Wait wait);
 
+/// Without those that were given up.
 std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema);
 
 }  // namespace pillion::inbox

@@ -3,7 +3,11 @@
 #include <pillion/status.hpp>
 #include <utility>
 
+#include <algorithm>
+#include <map>
+
 #include "inbox/group_table.hpp"
+#include "inbox/inbox_dead_table.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "migrate/schema_check.hpp"
 #include "postgres/connection.hpp"
@@ -24,10 +28,28 @@ auto readOnce(const DatabaseOptions& options, Read read) {
   return status;
 }
 
+std::map<std::string, ConsumerStatus> consumersOf(pqxx::transaction_base& tx,
+                                                  const std::string& schema) {
+  std::map<std::string, ConsumerStatus> byName;
+  for (ConsumerStatus& one : inbox::countParked(tx, schema)) {
+    byName[one.consumer] = std::move(one);
+  }
+  for (const auto& [consumer, dead] : inbox::countDead(tx, schema)) {
+    ConsumerStatus& one = byName[consumer];
+    one.consumer = consumer;
+    one.givenUp = dead.letters;
+    one.oldest = std::max(one.oldest, dead.oldest);
+  }
+  return byName;
+}
+
 }  // namespace
 
 std::vector<ConsumerStatus> readInboxStatus(const DatabaseOptions& options) {
-  return readOnce(options, inbox::countParked);
+  std::map<std::string, ConsumerStatus> byName = readOnce(options, consumersOf);
+  std::vector<ConsumerStatus> consumers;
+  for (auto& [consumer, one] : byName) consumers.push_back(std::move(one));
+  return consumers;
 }
 
 std::vector<GroupStatus> readGroupStatus(const DatabaseOptions& options) {

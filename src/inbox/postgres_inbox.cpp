@@ -102,7 +102,7 @@ bool PostgresInbox::forgetOld() {
 std::optional<ParkedEvent> PostgresInbox::takeDue(const std::vector<std::string>& left) {
   std::optional<ParkedEvent> event;
   own("looking for parked events",
-      [&](auto& tx) { event = inbox::takeDue(tx, schema_, consumer_, Leases{}, left); });
+      [&](auto& tx) { event = inbox::takeDue(tx, schema_, consumer_, left); });
   return event;
 }
 
@@ -110,11 +110,11 @@ void PostgresInbox::giveBack(const ParkedEvent& event) {
   own("giving a parked event back", [&](auto& tx) { returnTaken(tx, schema_, event); });
 }
 
-bool PostgresInbox::leaveToOthers(const ParkedEvent& event, const Failure& failure) {
-  bool givenUp = false;
+bool PostgresInbox::leaveToOthers(const ParkedEvent& event) {
+  bool left = false;
   own("leaving a parked event to others",
-      [&](auto& tx) { givenUp = inbox::leaveToOthers(tx, schema_, event, failure); });
-  return givenUp;
+      [&](auto& tx) { left = inbox::leaveToOthers(tx, schema_, event); });
+  return left;
 }
 
 std::optional<std::chrono::milliseconds> PostgresInbox::nextDueIn() {

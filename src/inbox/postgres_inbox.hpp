@@ -27,7 +27,7 @@ class PostgresInbox : public Inbox {
   bool forgetOld() override;
   std::optional<ParkedEvent> takeDue(const std::vector<std::string>& left) override;
   void giveBack(const ParkedEvent& event) override;
-  bool leaveToOthers(const ParkedEvent& event, const Failure& failure) override;
+  bool leaveToOthers(const ParkedEvent& event) override;
   std::optional<std::chrono::milliseconds> nextDueIn() override;
 
   /// Asks the server to give up what it is doing for this connection. The one call that another

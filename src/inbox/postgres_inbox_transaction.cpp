@@ -6,6 +6,7 @@
 #include "base/cause.hpp"
 #include "event/event_check.hpp"
 #include "event/event_id.hpp"
+#include "inbox/inbox_dead_table.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/statement.hpp"
@@ -119,20 +120,33 @@ void PostgresInboxTransaction::park(const Job& job, const amqp::Identity& identi
       [&] { insertFailed(work_, schema_, consumer_, job, identity, failure, wait); });
 }
 
+void PostgresInboxTransaction::forget(const amqp::Identity& identity) {
+  own("forgetting an event",
+      [&] { forgetId(work_, schema_, consumer_, identity.id, identity.source); });
+}
+
+void PostgresInboxTransaction::deadLetter(const Job& job, const Failure& failure, int attempts) {
+  own("writing a dead letter",
+      [&] { insertDead(work_, schema_, consumer_, job, failure, attempts); });
+}
+
 bool PostgresInboxTransaction::lock(const ParkedEvent& event) {
   bool locked = false;
   own("locking a parked event", [&] { locked = lockTaken(work_, schema_, event); });
   return locked;
 }
 
-void PostgresInboxTransaction::unpark(const ParkedEvent& event, bool forget) {
+void PostgresInboxTransaction::unpark(const ParkedEvent& event) {
   endHandlers();
   own("removing a parked event", [&] {
     work_.exec(kFreshSettings);
     removeParked(work_, schema_, consumer_, event);
-    if (!forget) return;
-    forgetId(work_, schema_, consumer_, event.identity.id, event.identity.source);
   });
+}
+
+void PostgresInboxTransaction::giveUp(const ParkedEvent& event, const Failure& failure,
+                                      int attempts) {
+  own("giving a parked event up", [&] { giveUpParked(work_, schema_, event, failure, attempts); });
 }
 
 void PostgresInboxTransaction::failAgain(const ParkedEvent& event, const Failure& failure,

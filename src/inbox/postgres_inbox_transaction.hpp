@@ -26,8 +26,11 @@ class PostgresInboxTransaction : public InboxTransaction {
   void run(const Handler& handler, const Event& event) override;
   void park(const Job& job, const amqp::Identity& identity, const Failure& failure,
             Wait wait) override;
+  void forget(const amqp::Identity& identity) override;
+  void deadLetter(const Job& job, const Failure& failure, int attempts) override;
   bool lock(const ParkedEvent& event) override;
-  void unpark(const ParkedEvent& event, bool forget) override;
+  void unpark(const ParkedEvent& event) override;
+  void giveUp(const ParkedEvent& event, const Failure& failure, int attempts) override;
   void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) override;
   void commit() override;
 

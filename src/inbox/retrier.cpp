@@ -17,9 +17,6 @@ constexpr milliseconds kLook{1'000};
 /// Deliveries must not wait for a thousand events that were held.
 constexpr milliseconds kTurn{100};
 constexpr std::size_t kMostLeft = 100;  // types without a handler that are kept in mind
-/// When the dead-letter queue has not taken a letter.
-constexpr milliseconds kLetterAgain{500};
-constexpr milliseconds kLetterMost{30'000};
 
 }  // namespace
 
@@ -41,16 +38,16 @@ milliseconds NextLook::left() const {
   return std::max(milliseconds(0), std::chrono::ceil<milliseconds>(left));
 }
 
-Retrier::Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
-                 Counters& counters, NextLook& next, base::OnceAnHour& told, base::Random& random)
+Retrier::Retrier(std::string consumer, const ConsumerOptions& options, Counters& counters,
+                 NextLook& next, base::OnceAnHour& told, base::WakeEvent& letters,
+                 base::Random& random)
     : consumer_(std::move(consumer)),
       options_(options),
-      deadLetters_(deadLetters),
       counters_(counters),
       next_(next),
       told_(told),
-      random_(random),
-      deadLetterQueue_("consumer '" + consumer_ + "', dead letters", kLetterAgain, kLetterMost) {}
+      letters_(letters),
+      random_(random) {}
 
 milliseconds Retrier::waitAfter(int attempts) {
   const double random = static_cast<double>(random_.next() >> 11U) * 0x1.0p-53;
@@ -90,13 +87,14 @@ void Retrier::turn(const Handling& with, const std::stop_token& stop) {
 }
 
 void Retrier::work(const ParkedEvent& event, const Handling& with) {
-  if (!event.verdict.empty()) return giveUp(event, with);
   const Handler* handler = with.handlers.find(event.identity.type);
   if (handler == nullptr) return leaveToOthers(event, with);
   if (event.attempts > options_.retry.maxAttempts) {
     const std::string error = "the process ended during attempt " +
-                              std::to_string(event.attempts - 1) + "; before: " + event.error;
-    return noteFailure(event, {error, "handler-failed"}, with);
+                              std::to_string(options_.retry.maxAttempts) +
+                              ", or what came of it could not be recorded; before: " + event.error;
+    if (giveUp(event, {error, "handler-failed"}, options_.retry.maxAttempts, with)) return;
+    return postpone(event, {event.error, ""}, with);
   }
   for (int repeats = 0;; ++repeats) {
     try {
@@ -120,7 +118,7 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
   PILLION_FAILPOINT("parked.locked");
   try {
     handleEvent(*transaction, handler, event.job, with.watch);
-    transaction->unpark(event, /*forget=*/false);
+    transaction->unpark(event);
   } catch (const ServerAilment&) {
     throw;
   } catch (const DatabaseError& error) {
@@ -141,7 +139,8 @@ void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
   }
   const Failure nobody{"no instance has had a handler for events of type '" + type + "'",
                        "no-handler"};
-  if (with.inbox.leaveToOthers(event, nobody)) {
+  if (!with.inbox.leaveToOthers(event)) {
+    if (!giveUp(event, nobody, event.attempts - 1, with)) return postpone(event, nobody, with);
     base::log.error("consumer '{}': parked event {} is given up: {}", consumer_, event.identity.id,
                     nobody.error);
     return;
@@ -159,45 +158,44 @@ void Retrier::noteFailure(const ParkedEvent& event, const Failure& failure, cons
   base::log.warn("consumer '{}': handler failed for parked event {} ({}), attempt {} of {}: {}",
                  consumer_, event.identity.id, event.identity.type, event.attempts,
                  options_.retry.maxAttempts, failure.error);
+  if (!last.verdict.empty() && giveUp(event, last, event.attempts, with)) return;
+  postpone(event, last, with);
+}
+
+void Retrier::postpone(const ParkedEvent& event, const Failure& failure, const Handling& with) {
   const auto transaction = with.inbox.begin();
   if (!transaction->lock(event)) return;
-  transaction->failAgain(event, last,
-                         last.verdict.empty() ? waitAfter(event.attempts) : milliseconds(0));
+  transaction->failAgain(event, failure, waitAfter(event.attempts));
   transaction->commit();
 }
 
-/// Removed first, so that what PostgreSQL refuses adds no copy; confirmed then, and committed last:
-/// a crash before that leaves two copies in the dead-letter queue, of which at most one is ever
-/// applied.
-void Retrier::giveUp(const ParkedEvent& event, const Handling& with) {
-  if (base::systemClock().boot() < nextLetter_) return;
-  const auto transaction = with.inbox.begin();
-  if (!transaction->lock(event)) return;
+/// In one transaction: an event is parked or a dead letter, and never both or neither.
+bool Retrier::giveUp(const ParkedEvent& event, const Failure& failure, int attempts,
+                     const Handling& with) {
   try {
-    transaction->unpark(event, /*forget=*/true);
-  } catch (const HandlerFailed& refused) {  // it waits alone, until its lease is over
-    if (!told_.mayTell(event.identity.id)) return;
-    base::log.error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
-                    event.identity.id, refused.what());
-    return;
+    const auto transaction = with.inbox.begin();
+    if (!transaction->lock(event)) return true;
+    transaction->giveUp(event, failure, attempts);
+    PILLION_FAILPOINT("parked.givingUp");
+    transaction->commit();
+  } catch (const HandlerFailed& refused) {
+    if (refused.failure().passing) throw;
+    tellRefusal(event.identity.id, refused);
+    return false;
+  } catch (const ConfigError& refused) {
+    tellRefusal(event.identity.id, refused);
+    return false;
   }
-  try {
-    deadLetters_.send(event.job.delivery, {.reason = event.verdict,
-                                           .error = event.error,
-                                           .attempts = event.attempts,
-                                           .firstFailedAt = event.firstFailedAt,
-                                           .lastFailedAt = event.lastFailedAt});
-  } catch (const BrokerError& error) {
-    deadLetterQueue_.failed(error);  // holds up nothing but this event, and its key
-    nextLetter_ = base::systemClock().boot() + deadLetterQueue_.pause();
-    return;
-  }
-  deadLetterQueue_.works();
-  PILLION_FAILPOINT("parked.deadLettered");
-  transaction->commit();
+  PILLION_FAILPOINT("parked.givenUp");
+  letters_.signal();
   ++counters_.deadLettered;
-  base::log.error("consumer '{}': event {} went to the dead-letter queue, {} after {} attempts",
-                  consumer_, event.identity.id, event.verdict, event.attempts);
+  return true;
+}
+
+void Retrier::tellRefusal(const std::string& eventId, const Error& refused) {
+  if (!told_.mayTell(eventId)) return;
+  base::log.error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
+                  eventId, refused.what());
 }
 
 }  // namespace pillion::inbox

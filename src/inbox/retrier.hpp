@@ -11,9 +11,8 @@
 #include "base/clock.hpp"
 #include "base/once_an_hour.hpp"
 #include "base/random.hpp"
-#include "base/reconnect.hpp"
+#include "base/wake_event.hpp"
 #include "inbox/counters.hpp"
-#include "inbox/dead_letters.hpp"
 #include "inbox/delivery.hpp"
 
 namespace pillion::inbox {
@@ -38,12 +37,12 @@ class NextLook {
   std::atomic<std::int64_t> at_{0};  // nanoseconds since boot
 };
 
-/// Tries parked events again, and sends those that are given up to the dead-letter queue. An event
+/// Tries parked events again, and gives them up. An event
 /// that no instance works on is taken by whichever looks first. One per worker; one thread.
 class Retrier {
  public:
-  Retrier(std::string consumer, const ConsumerOptions& options, DeadLetterSink& deadLetters,
-          Counters& counters, NextLook& next, base::OnceAnHour& told,
+  Retrier(std::string consumer, const ConsumerOptions& options, Counters& counters, NextLook& next,
+          base::OnceAnHour& told, base::WakeEvent& letters,
           base::Random& random = base::systemRandom());
 
   /// Is it time to look, or is an event still in hand that was not worked on? Other workers, which
@@ -58,24 +57,26 @@ class Retrier {
   std::chrono::milliseconds waitAfter(int attempts);
   /// The failure, with the verdict that these attempts were the last.
   [[nodiscard]] Failure judged(Failure failure, int attempts) const;
+  /// PostgreSQL does not let an event go to the dead-letter queue: said once an hour.
+  void tellRefusal(const std::string& eventId, const Error& refused);
 
  private:
   void work(const ParkedEvent& event, const Handling& with);
   void apply(const ParkedEvent& event, const Handler& handler, const Handling& with);
   void leaveToOthers(const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
-  void giveUp(const ParkedEvent& event, const Handling& with);
+  void postpone(const ParkedEvent& event, const Failure& failure, const Handling& with);
+  /// False when PostgreSQL refuses it.
+  bool giveUp(const ParkedEvent& event, const Failure& failure, int attempts, const Handling& with);
 
   std::string consumer_;
   const ConsumerOptions& options_;
-  DeadLetterSink& deadLetters_;
   Counters& counters_;
   NextLook& next_;
   base::OnceAnHour& told_;
+  base::WakeEvent& letters_;
   base::Random& random_;
-  base::Reconnect deadLetterQueue_;
-  base::Clock::Boot nextLetter_{0};  // until then the dead-letter queue is left in peace
-  std::vector<std::string> left_;    // types that have no handler here
+  std::vector<std::string> left_;  // types that have no handler here
   LossesInARow losses_;
   std::optional<Failure> failed_;      // of the one in hand, which could not be noted yet
   std::optional<ParkedEvent> inHand_;  // still there in the next turn: the database went away

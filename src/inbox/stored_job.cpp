@@ -49,7 +49,7 @@ Job jobFromStored(std::string_view bytes) {
     message.body = document.at("body");
     return job;
   } catch (const json::exception&) {
-    throw Error("a parked event's message is not what a consumer stored");
+    throw Error("the message is not what a consumer stored");
   }
 }
 

@@ -18,13 +18,26 @@ constexpr std::chrono::hours kForgetEvery{1};
 constexpr std::chrono::hours kWarnEvery{1};
 constexpr std::chrono::minutes kWarnOfBlockEvery{1};
 
+/// These come first, and all keep their order otherwise. Returns how many they are.
+std::size_t bringForward(std::span<Job> jobs, const std::vector<std::size_t>& indices) {
+  std::vector<Job> chosen;
+  std::vector<Job> others;
+  auto next = indices.begin();
+  for (std::size_t index = 0; index < jobs.size(); ++index) {
+    const bool isChosen = next != indices.end() && *next == index;
+    if (isChosen) ++next;
+    (isChosen ? chosen : others).push_back(std::move(jobs[index]));
+  }
+  std::ranges::move(others, std::ranges::move(chosen, jobs.begin()).out);
+  return chosen.size();
+}
+
 }  // namespace
 
 Worker::Worker(const Shared& shared)
     : shared_(shared),
-      deadLetters_(shared.options.broker, shared.consumer + ".dead"),
-      retrier_(shared.consumer, shared.options, deadLetters_, shared.counters, shared.nextLook,
-               shared.told),
+      retrier_(shared.consumer, shared.options, shared.counters, shared.nextLook, shared.told,
+               shared.letters),
       outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
@@ -107,8 +120,6 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
     if (failed.failure().passing) return false;
     shared_.outage->began(this, failed);
     closeInbox();
-  } catch (const BrokerError& error) {
-    shared_.outage->began(this, error);  // a dead letter could not be sent
   } catch (const Error& error) {
     shared_.outage->began(this, error);
     closeInbox();
@@ -149,6 +160,9 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
     blocked_ += base::systemClock().boot() - start;
     plan.atMost(1);
     return size > 1 ? 0 : setAside(left);
+  } catch (const BatchHolds& holds) {
+    plan.atFirst(bringForward(left.first(size), holds.indices()));
+    return 0;
   } catch (const LostInHandler& lost) {
     const bool isFailure = losses_.lost(left[lost.index()].event()->id);
     if (size > 1) plan.stoppedAt(lost.index());
@@ -191,23 +205,28 @@ std::size_t Worker::setAside(std::span<Job> left) {
 }
 
 Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
-  if (!stopped.isEvent()) {
-    const Outcome outcome = deadLetter(job, stopped.failure(), deadLetters_, handling());
-    base::log.error("consumer '{}': {} went to the dead-letter queue, {}: {}", shared_.consumer,
-                    amqp::nameOf(job.delivery, job.event()), stopped.failure().verdict,
-                    stopped.failure().error);
-    return outcome;
-  }
+  if (!stopped.isEvent()) return deadLetter(job, stopped.failure(), /*attempts=*/0, handling());
   base::log.warn("consumer '{}': handler failed for event {} ({}), attempt 1 of {}: {}",
                  shared_.consumer, job.event()->id, job.event()->type,
                  shared_.options.retry.maxAttempts, stopped.failure().error);
   const Failure failure = retrier_.judged(stopped.failure(), 1);
-  const auto wait = retrier_.waitAfter(1);
-  const Outcome outcome =
-      parkFailed(job, failure, failure.verdict.empty() ? wait : milliseconds(0), handling());
-  if (!failure.verdict.empty()) shared_.nextLook.within(milliseconds(0));
+  std::optional<Outcome> outcome;
+  if (!failure.verdict.empty()) outcome = deadLetterEvent(job, failure);
+  if (!outcome) outcome = parkFailed(job, failure, retrier_.waitAfter(1), handling());
   ++shared_.counters.failed;
-  return outcome;
+  return *outcome;
+}
+
+std::optional<Outcome> Worker::deadLetterEvent(const Job& job, const Failure& failure) {
+  try {
+    return deadLetter(job, failure, /*attempts=*/1, handling());
+  } catch (const HandlerFailed& refused) {
+    if (refused.failure().passing) throw;
+    retrier_.tellRefusal(job.event()->id, refused);
+  } catch (const ConfigError& refused) {
+    retrier_.tellRefusal(job.event()->id, refused);
+  }
+  return std::nullopt;
 }
 
 void Worker::count(Outcome outcome) {
@@ -235,6 +254,7 @@ void Worker::count(Outcome outcome) {
       ++counters.discarded;
       return;
     case Outcome::DeadLettered:
+      shared_.letters.signal();
       ++counters.deadLettered;
       return;
   }

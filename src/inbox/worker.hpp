@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <memory>
 #include <pillion/consumer.hpp>
-#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -13,40 +12,19 @@
 
 #include "base/backoff.hpp"
 #include "base/once_an_hour.hpp"
-#include "base/outage.hpp"
 #include "base/thread_safety.hpp"
+#include "base/wake_event.hpp"
 #include "inbox/batch_plan.hpp"
 #include "inbox/counters.hpp"
-#include "inbox/dead_letters.hpp"
 #include "inbox/delivery.hpp"
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
 #include "inbox/handler_watch.hpp"
 #include "inbox/postgres_inbox.hpp"
 #include "inbox/retrier.hpp"
+#include "inbox/shared_outage.hpp"
 
 namespace pillion::inbox {
-
-/// The workers of a consumer say once together that a server is away, and that it is back for all.
-class SharedOutage {
- public:
-  explicit SharedOutage(std::string who) : outage_(std::move(who)) {}
-
-  void began(const void* worker, const Error& error) {
-    const base::MutexLock lock(mutex_);
-    waiting_.insert(worker);
-    outage_.began(error);
-  }
-  void ended(const void* worker) {
-    const base::MutexLock lock(mutex_);
-    if (waiting_.erase(worker) > 0 && waiting_.empty()) outage_.ended();
-  }
-
- private:
-  base::Mutex mutex_;
-  base::Outage outage_ PILLION_GUARDED_BY(mutex_);
-  std::set<const void*> waiting_ PILLION_GUARDED_BY(mutex_);
-};
 
 /// What the workers of a consumer share; outlives them.
 struct Shared {
@@ -58,6 +36,7 @@ struct Shared {
   HandlerWatch& watch;
   NextLook& nextLook;
   base::OnceAnHour& told;
+  base::WakeEvent& letters;  // raised when a dead letter was written
   std::shared_ptr<SharedOutage> outage =
       std::make_shared<SharedOutage>("consumer '" + consumer + "'");
 };
@@ -89,6 +68,8 @@ class Worker {
   std::size_t setAside(std::span<Job> left);
   /// What becomes of one that stopped its batch when it was alone.
   Outcome settle(const Job& job, const BatchStopped& stopped);
+  /// Nothing when PostgreSQL refuses it.
+  std::optional<Outcome> deadLetterEvent(const Job& job, const Failure& failure);
   /// Runs it; false after an outage, for which it has waited.
   template <typename Work>
   bool guarded(const std::stop_token& stop, Work work);
@@ -101,7 +82,6 @@ class Worker {
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
   const Shared& shared_;
-  DeadLetters deadLetters_;
   Retrier retrier_;
   std::unique_ptr<PostgresInbox> inbox_;
   base::Mutex cancelMutex_;

@@ -25,6 +25,7 @@ void advanceSequences(pqxx::transaction_base& tx, const std::string& schema) {
   tx.exec(inSchema("lock table {schema}.relay in exclusive mode", schema));
   tx.exec(inSchema("lock table {schema}.scheduled in exclusive mode", schema));
   tx.exec(inSchema("lock table {schema}.inbox_parked in exclusive mode", schema));
+  tx.exec(inSchema("lock table {schema}.inbox_dead in exclusive mode", schema));
   execute(tx,
           inSchema("select setval(format('%I.%I', $1::text, sequence)::regclass, highest) from"
                    " (select * from {schema}.sequences() union all"

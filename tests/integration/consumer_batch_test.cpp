@@ -136,8 +136,10 @@ TEST_CASE("handlers that commit do not disturb their neighbours, nor those that 
   bench.park("b");
   const auto jobs = bench.deliverNumbered(4);
   using inbox::Outcome;
-  CHECK(bench.attempt(jobs) ==
-        Outcomes{Outcome::Applied, Outcome::Held, Outcome::Applied, Outcome::Applied});
+  CHECK_THROWS_AS(bench.attempt(jobs), inbox::BatchHolds);
+  CHECK(bench.attempt(std::span(jobs).subspan(1, 1)) == Outcomes{Outcome::Held});
+  const std::vector<inbox::Job> others{jobs[0], jobs[2], jobs[3]};
+  CHECK(bench.attempt(others) == Outcomes{Outcome::Applied, Outcome::Applied, Outcome::Applied});
   CHECK(bench.world.journal() == 3);
   CHECK(bench.world.inbox() == 5);
   CHECK(bench.world.parked() == 2);

@@ -54,6 +54,10 @@ long World::parked() const {
   return database.count("select count(*) from " + table(*this, "inbox_parked"));
 }
 
+long World::letters() const {
+  return database.count("select count(*) from " + table(*this, "inbox_dead"));
+}
+
 bool World::ordered() const {
   return database.count(
              "select count(*) from (select number, lag(number) over (partition by key order by"

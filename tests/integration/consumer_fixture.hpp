@@ -32,6 +32,8 @@ struct World {
   [[nodiscard]] long inbox() const;
   /// Events that are waiting for their next attempt, or behind one.
   [[nodiscard]] long parked() const;
+  /// Dead letters that are on their way to the broker.
+  [[nodiscard]] long letters() const;
   /// Rows in the outbox.
   [[nodiscard]] long outbox() const;
   /// Each journal row is of the number after the one before it of its key.

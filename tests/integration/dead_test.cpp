@@ -2,12 +2,8 @@
 #define PILLION_TEST_MAIN
 #include <nlohmann/json.hpp>
 #include <pillion/dead_letters.hpp>
-#include <semaphore>
-#include <thread>
 
-#include "base/failpoint.hpp"
 #include "consumer_fixture.hpp"
-#include "support/tcp_gate.hpp"
 
 namespace pillion::test {
 namespace {
@@ -205,13 +201,103 @@ TEST_CASE("nothing is redriven or discarded without a choice, nor for a queue th
 
 TEST_CASE("a redrive to a queue that is gone says so and keeps the letter") {
   Scene scene("gone");
-  scene.kill(1);
+  scene.kill(2);
   scene.consumer->stop();
   Servers::mq().deleteQueue("gone.events");
   const auto said = dead(scene.world, "redrive", "gone", {"--all"});
   CHECK(said.status == 2);
   CHECK(said.text.find("'gone.events' takes no message") != std::string::npos);
-  CHECK(eventually(20s, [&] { return scene.letters() == 1; }));
+  CHECK(said.text.find("2 dead letters were refused") != std::string::npos);
+  CHECK(eventually(20s, [&] { return scene.letters() == 2; }));
+}
+
+TEST_CASE("a letter that the broker refuses is named and kept, and those after it are redriven") {
+  Scene scene("heavy");
+  auto events = numberedEvents(3, "a");
+  auto large = Event("order.placed", {{"number", 4}, {"text", std::string(200'000, 'x')}});
+  events.insert(events.begin() + 1, large.setKey("a"));
+  send(scene.world.exchange, events);
+  REQUIRE(eventually(20s, [&] { return scene.letters() == 4; }));
+  scene.broken = false;
+  const auto limit = [](const std::string& bytes) {
+    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + bytes + ")");
+  };
+  limit("100000");
+  const auto said = dead(scene.world, "redrive", "heavy", {"--all"});
+  limit("134217728");
+  CAPTURE(said.text);
+  CHECK(said.status == 2);
+  CHECK(said.text.find("1 dead letters were refused") != std::string::npos);
+  CHECK(said.text.find("'" + events[1].id() + "' stays where it is: ") != std::string::npos);
+  CHECK(eventually(20s, [&] { return scene.world.journal() == 3; }));
+  CHECK(scene.idsInOrder() == std::vector<std::string>{events[1].id()});
+}
+
+TEST_CASE(
+    "looking at dead letters loses none to a policy's delivery limit, and keeps their order") {
+  Scene scene("watched");
+  std::vector<std::string> ids;
+  for (const Event& event : scene.kill(3)) ids.push_back(event.id());
+  const Policy policy(R"({"delivery-limit":3})");
+  for (int look = 1; look <= 7; ++look) {
+    CAPTURE(look);
+    CHECK(scene.idsInOrder() == ids);
+    CHECK(eventually(20s, [&] { return scene.letters() == 3; }));
+  }
+  const auto shown = dead(scene.world, "show", "watched", {"--id", ids[1], "--json"}).json()[0];
+  CHECK(shown["reason"] == "rejected");
+  CHECK(shown["error"] == "wrong warehouse");
+  CHECK(shown["exchange"] == scene.world.exchange);
+  CHECK(shown["data"] == "{\"number\":2}");
+  scene.broken = false;
+  CHECK(dead(scene.world, "redrive", "watched", {"--all"}).status == 0);
+  CHECK(eventually(20s, [&] { return scene.world.journal() == 3; }));
+}
+
+TEST_CASE("letters of before are redriven to the partitions that there are now, and back") {
+  const World world;
+  std::atomic<bool> broken{true};
+  const auto start = [&](int partitions) {
+    auto options = world.consumerOptions();
+    options.partitions = partitions;
+    auto consumer = EventConsumer::create("grown", {"#"}, options);
+    consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+      if (broken) throw RejectEvent("broken");
+      writeJournal(event, tx);
+    });
+    consumer->start();
+    return consumer;
+  };
+  const auto kill = [&](long letters) {
+    auto messages = std::vector{messageOf(numberedEvents(1)[0]), messageOf(numberedEvents(1)[0])};
+    messages[1].headers.emplace_back(amqp::kLaneHeader, "1");
+    send(world.exchange, messages);
+    const std::string queue = "grown.events.dead";
+    REQUIRE(eventually(20s, [&] { return Servers::mq().queueDepth(queue) == letters; }));
+  };
+  const auto redrive = [&] {
+    broken = false;
+    const auto said = dead(world, "redrive", "grown", {"--all"});
+    CHECK(said.status == 0);
+    CAPTURE(said.text);
+  };
+  {
+    const auto single = start(0);
+    kill(2);
+  }
+  {
+    const auto parted = start(2);  // the old queue is still there, and nobody consumes from it
+    redrive();
+    CHECK(eventually(20s, [&] { return world.journal() == 2; }));
+    broken = true;
+    kill(2);
+  }
+  const auto undecided = dead(world, "redrive", "grown", {"--all"});
+  CHECK(undecided.status == 2);
+  CHECK(undecided.text.find("neither is consumed from") != std::string::npos);
+  const auto single = start(0);
+  redrive();
+  CHECK(eventually(20s, [&] { return world.journal() == 4; }));
 }
 
 namespace {
@@ -366,114 +452,6 @@ TEST_CASE("control characters of a letter do not reach the terminal, its JSON is
   CHECK(shown.find("{\"a\":\n\"\\x1b[0m\"}") != std::string::npos);
   CHECK(dead(scene.world, "list", "dyed", {"--json"}).json()["letters"][0]["id"] ==
         painted.messageId);
-}
-
-TEST_CASE("while the broker blocks publishers a dead letter holds up no event of other keys") {
-  const World world;
-  const LogCapture log;
-  auto options = world.consumerOptions();
-  options.batchEvents = 1;
-  const auto consumer = EventConsumer::create("flooded", {"#"}, options);
-  std::binary_semaphore begun{0};
-  std::binary_semaphore proceed{0};
-  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
-    if (event.key() != "bad") return writeJournal(event, tx);
-    begun.release();
-    proceed.acquire();
-    throw RejectEvent("bad");
-  });
-  consumer->start();
-  send(world.exchange, numberedEvents(1, "bad"));
-  begun.acquire();
-  send(world.exchange, numberedEvents(5, "good"));
-  {
-    const MemoryAlarm alarm;
-    proceed.release();
-    CHECK(eventually(10s, [&] { return world.journal() == 5; }));
-    CHECK(world.parked() == 1);
-    CHECK(log.count("RabbitMQ blocks publishers") == 1);
-  }
-  CHECK(eventually(10s, [&] { return Servers::mq().queueDepth("flooded.events.dead") >= 1; }));
-}
-
-TEST_CASE("a message that cannot be parked is copied twice at most, however long the alarm takes") {
-  const World world;
-  auto options = world.consumerOptions();
-  options.broker.stallTimeout = 300ms;
-  const LogCapture log;
-  const auto consumer = journalConsumer(options, "siege");
-  consumer->start();
-  std::optional<MemoryAlarm> alarm;
-  {
-    base::failpoint::arm("delivery.received=delay(1000)@1");
-    auto invalid = messageOf(numberedEvents(1)[0]);
-    invalid.messageId = "no-uuid";
-    send(world.exchange, std::vector<amqp::Message>{invalid});
-    alarm.emplace();
-  }
-  REQUIRE(eventually(10s, [&] { return log.count("RabbitMQ blocks publishers") == 1; }));
-  std::this_thread::sleep_for(3s);  // time for many attempts
-  alarm.reset();
-  base::failpoint::disarm();
-  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
-  CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(consumer->queue()) == 0; }));
-  CHECK(Servers::mq().queueDepth("siege.events.dead") <= 2);
-}
-
-TEST_CASE("a given-up event that PostgreSQL does not let go adds no letter, and waits alone") {
-  const World world;
-  const LogCapture log;
-  world.database.execute(
-      "create sequence public.refusals; create function public.refuse() returns trigger language"
-      " plpgsql as $$ begin perform nextval('public.refusals'); raise 'not this one'; end $$;"
-      " create trigger kept before delete on pillion.inbox_parked for each row execute function"
-      " public.refuse()");
-  const auto consumer = EventConsumer::create("kept", {"#"}, world.consumerOptions());
-  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
-    if (event.key() == "bad") throw RejectEvent("bad");
-    writeJournal(event, tx);
-  });
-  consumer->start();
-  send(world.exchange, numberedEvents(1, "bad"));
-  REQUIRE(eventually(
-      30s, [&] { return world.database.count("select last_value from public.refusals") >= 3; }));
-  send(world.exchange, numberedEvents(5, "good"));
-  CHECK(eventually(20s, [&] { return world.journal() == 5; }));
-  CHECK(Servers::mq().queueDepth("kept.events.dead") == 0);
-  CHECK(log.count("cannot go to the dead-letter queue: ") == 1);
-  world.database.execute("drop trigger kept on pillion.inbox_parked");
-  CHECK(eventually(20s, [&] { return world.parked() == 0; }));
-  CHECK(Servers::mq().queueDepth("kept.events.dead") == 1);
-}
-
-TEST_CASE("letters that the dead-letter queue does not take make few connections, and then go") {
-  const World world;
-  const LogCapture log;
-  support::TcpGate gate(Servers::mq().port());
-  auto options = world.consumerOptions();
-  options.workers = 1;
-  const auto rejecting = [&] {
-    auto consumer = EventConsumer::create("choked", {"#"}, options);
-    consumer->onEvent("#", [](const Event& event, Transaction& tx) {
-      if (event.key() == "bad") throw RejectEvent("bad");
-      writeJournal(event, tx);
-    });
-    consumer->start();
-    return consumer;
-  };
-  rejecting()->stop();  // it has declared the queues
-  options.broker.declareTopology = false;
-  options.broker.url = "amqp://guest:guest@127.0.0.1:" + std::to_string(gate.port());
-  const auto consumer = rejecting();
-  Servers::mq().deleteQueue("choked.events.dead");
-  send(world.exchange, numberedEvents(40, "bad"));
-  send(world.exchange, numberedEvents(5, "good"));
-  CHECK(eventually(20s, [&] { return world.journal() == 5 && world.parked() == 40; }));
-  REQUIRE(eventually(20s, [&] { return log.count("takes no message") == 1; }));
-  CHECK(holdsFor(3s, [&] { return gate.accepted() < 10; }));
-  declareOnly(world, "choked");
-  CHECK(eventually(60s, [&] { return world.parked() == 0; }));
-  CHECK(Servers::mq().queueDepth("choked.events.dead") == 40);
 }
 
 TEST_CASE("a letter whose timestamp is in milliseconds is as old as it is") {

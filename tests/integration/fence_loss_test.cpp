@@ -34,21 +34,6 @@ struct Holder {
   Fences fences{connection, prefix};
 };
 
-/// A policy for all queues while this lives; `kind`: "policy", or "operator_policy".
-class Policy {
- public:
-  explicit Policy(const std::string& definition, std::string kind = "policy")
-      : kind_(std::move(kind)) {
-    Servers::mq().ctl({"set_" + kind_, "all", ".*", definition, "--apply-to", "queues"});
-  }
-  ~Policy() { Servers::mq().ctl({"clear_" + kind_, "all"}); }
-  Policy(const Policy&) = delete;
-  Policy& operator=(const Policy&) = delete;
-
- private:
-  std::string kind_;
-};
-
 outbox::Lanes lanes(std::initializer_list<int> numbers) {
   outbox::Lanes all = 0;
   for (const int lane : numbers) all |= outbox::laneBit(lane);

@@ -40,6 +40,23 @@ struct Servers {
   static void shutDown();
 };
 
+/// A policy for all queues, or those of this pattern, while this lives; `kind`: "policy", or
+/// "operator_policy".
+class Policy {
+ public:
+  explicit Policy(const std::string& definition, std::string kind = "policy",
+                  const std::string& pattern = ".*")
+      : kind_(std::move(kind)) {
+    Servers::mq().ctl({"set_" + kind_, "all", pattern, definition, "--apply-to", "queues"});
+  }
+  ~Policy() { Servers::mq().ctl({"clear_" + kind_, "all"}); }
+  Policy(const Policy&) = delete;
+  Policy& operator=(const Policy&) = delete;
+
+ private:
+  std::string kind_;
+};
+
 /// The broker blocks publishers while this lives, and no longer when a check throws.
 class MemoryAlarm {
  public:

@@ -125,13 +125,17 @@ TEST_CASE("a sequence that is ahead stays where it is when the cursor is rebased
   CHECK(database.count("select last_value from pillion.outbox_id_seq") == 1000);
 }
 
-TEST_CASE("the sequence of the inbox's parked events is compared and set forward, too") {
+TEST_CASE("the sequences of the inbox's tables are compared and set forward, too") {
   const TestDatabase database;
   database.execute(
       "insert into pillion.inbox_parked (consumer, event_id, source, key, type, message, attempts)"
       " select 'c', gen_random_uuid(), 's', '', 't', '', 1 from generate_series(1, 3);"
-      " select setval('pillion.inbox_parked_seq_seq', 1)");
+      " select setval('pillion.inbox_parked_seq_seq', 1);"
+      " insert into pillion.inbox_dead (consumer, message, reason, error, attempts)"
+      " select 'c', '', 'r', '', 1 from generate_series(1, 3);"
+      " select setval('pillion.inbox_dead_seq_seq', 1)");
   rebaseCursor(database.options());
+  CHECK(database.count("select nextval('pillion.inbox_dead_seq_seq')") == 4);
   CHECK(database.count("select nextval('pillion.inbox_parked_seq_seq')") == 4);
 }
 
@@ -185,8 +189,9 @@ TEST_CASE("row-level security on any table is refused and skips nothing") {
   publishSome(database, 3);
   outbox::PostgresEventLog running(logOptions(as));
   const auto cursor = running.balance().taken;
-  for (const std::string table : {"outbox", "scheduled", "lane", "relay", "parked", "meta", "inbox",
-                                  "inbox_parked", "inbox_horizon", "migration", "suspect"}) {
+  for (const std::string table :
+       {"outbox", "scheduled", "lane", "relay", "parked", "meta", "inbox", "inbox_parked",
+        "inbox_dead", "inbox_horizon", "migration", "suspect"}) {
     CAPTURE(table);
     database.execute("alter table pillion." + table + " enable row level security");
     const std::string line = refusal(as);
@@ -307,6 +312,10 @@ TEST_CASE("with a publication for all tables everything that updates or deletes 
   CHECK_NOTHROW(
       run("update pillion.inbox_parked set attempts = 2; delete from"
           " pillion.inbox_parked; update pillion.inbox_horizon set horizon = now()"));
+  run("insert into pillion.inbox_dead (consumer, message, reason, error, attempts) values ('c', '',"
+      " 'r', '', 1)");
+  CHECK_NOTHROW(
+      run("update pillion.inbox_dead set next_send_at = now(); delete from pillion.inbox_dead"));
 }
 
 TEST_CASE("the row of a lane that is missing stops relays, empties nothing, and rebase mends it") {

@@ -78,6 +78,8 @@ TEST_CASE("while every change is decoded, relay, consumer and all commands do th
     CHECK(eventually(20s, [&] { return published.count("select count(*) from journal") == 22; }));
     CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
     CHECK(published.count("select count(*) from pillion.inbox_parked") == 0);
+    CHECK(eventually(
+        20s, [&] { return published.count("select count(*) from pillion.inbox_dead") == 0; }));
     CHECK(eventually(20s, [&] { return readOutboxStatus(published.options).parked == 1; }));
     TestQueue late(published.exchange, "unheard");
     CHECK(late.read(1).size() == 1);

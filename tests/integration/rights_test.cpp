@@ -40,8 +40,10 @@ TEST_CASE("publisher, relay, consumer and status work with the rights that the m
   ConsumerOptions consumerOptions;
   consumerOptions.database = as(database, "app_consumer");
   consumerOptions.broker = brokerOptions(exchange);
+  consumerOptions.retry = {.maxAttempts = 2, .first = 10ms, .factor = 1, .most = 10ms};
   const auto consumer = EventConsumer::create(uniqueName("rights"), {"#"}, consumerOptions);
   consumer->onEvent("#", [](const Event&, Transaction&) {});
+  consumer->onEvent("failing", [](const Event&, Transaction&) { throw std::runtime_error("no"); });
   consumer->onEvent("rejected", [](const Event&, Transaction&) { throw RejectEvent("no"); });
   consumer->start();
 
@@ -64,6 +66,7 @@ TEST_CASE("publisher, relay, consumer and status work with the rights that the m
 
   // A handler that fails needs more of them than one that does not.
   publisher->publish(Event("rejected", 1).setKey("k"));
-  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 1; }));
-  CHECK(readInboxStatus(as(database, "app_status")).empty());
+  publisher->publish(Event("failing", 1).setKey("l"));
+  CHECK(eventually(20s, [&] { return consumer->stats().deadLettered == 2; }));
+  CHECK(eventually(20s, [&] { return readInboxStatus(as(database, "app_status")).empty(); }));
 }

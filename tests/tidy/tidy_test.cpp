@@ -260,6 +260,8 @@ TEST_CASE("a table's SQL is in the file that owns the table") {
       {"share_partitions", {"src/inbox/group_table.cpp"}},
       {"refuse_commit", {"src/inbox/inbox_table.cpp"}},
       {"inbox_parked", {"src/inbox/inbox_parked_table.cpp", "src/outbox/sequence_table.cpp"}},
+      {"give_up", {"src/inbox/inbox_parked_table.cpp"}},
+      {"inbox_dead", {"src/inbox/inbox_dead_table.cpp", "src/outbox/sequence_table.cpp"}},
       {"inbox_other", {"src/inbox/inbox_table.cpp"}}};
   const std::regex table(R"(\{schema\}\.(\w+))");
   Names seen;

@@ -20,7 +20,7 @@ std::string idOf(int number) {
 }
 
 /// Writes down what is asked of it, and fails where it is told to.
-struct Bench : Inbox, DeadLetterSink {
+struct Bench : Inbox {
   struct Recorded : InboxTransaction {
     explicit Recorded(Bench& bench) : bench_(bench) {}
     Recorded(const Recorded&) = delete;
@@ -52,7 +52,12 @@ struct Bench : Inbox, DeadLetterSink {
       bench_.note("park " + event.id + " " + failure.error);
     }
     bool lock(const ParkedEvent&) override { return true; }
-    void unpark(const ParkedEvent&, bool) override {}
+    void unpark(const ParkedEvent&) override {}
+    void giveUp(const ParkedEvent&, const Failure&, int) override {}
+    void forget(const amqp::Identity& event) override { bench_.note("forget " + event.id); }
+    void deadLetter(const Job&, const Failure& failure, int attempts) override {
+      bench_.note("dead " + failure.verdict + " " + std::to_string(attempts));
+    }
     void failAgain(const ParkedEvent&, const Failure&, Wait) override {}
     void commit() override {
       bench_.note("commit");
@@ -73,11 +78,8 @@ struct Bench : Inbox, DeadLetterSink {
     return std::nullopt;
   }
   void giveBack(const ParkedEvent&) override {}
-  bool leaveToOthers(const ParkedEvent&, const Failure&) override { return false; }
+  bool leaveToOthers(const ParkedEvent&) override { return true; }
   std::optional<milliseconds> nextDueIn() override { return std::nullopt; }
-  void send(const amqp::Delivery&, const DeadLetterReason& reason) override {
-    note("dead " + reason.reason);
-  }
 
   void note(const std::string& step) {
     steps.push_back(step);
@@ -276,14 +278,32 @@ TEST_CASE("an event behind a parked one of its key is held, and its handler is n
   Bench bench;
   bench.heldKey = "a";
   bench.push(idOf(1), "product.created", "1", "a");
+  bench.push(idOf(2), "product.created", "1", "a");
+  CHECK(bench.attempt() == Outcomes{Outcome::Held, Outcome::Held});
+  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "look " + idOf(1),
+                             "look " + idOf(2), "commit", "end"});
+  CHECK(bench.acks() == 2);
+}
+
+TEST_CASE("events that are held go first, by themselves, when handlers are to run for others") {
+  Bench bench;
+  bench.heldKey = "a";
+  bench.push(idOf(1), "product.created", "1", "a");
   bench.push(idOf(2), "product.created", "1", "b");
-  bench.push(idOf(3), "product.created", "1", "a");
-  CHECK(bench.attempt() == Outcomes{Outcome::Held, Outcome::Applied, Outcome::Held});
-  // All of them before the first handler.
-  CHECK(bench.steps == Steps{"begin", "claim " + idOf(1), "claim " + idOf(2), "claim " + idOf(3),
-                             "look " + idOf(1), "look " + idOf(2), "look " + idOf(3),
-                             "run " + idOf(2), "commit", "end"});
-  CHECK(bench.acks() == 3);
+  bench.push(idOf(3), "order.created", "1", "c");  // is left to others: as good as held
+  bench.push(idOf(4), "order.created", "1", "b");  // must not pass the second
+  bench.push(idOf(5), "product.created", "1", "a");
+  try {
+    bench.attempt();
+    FAIL("it did not stop");
+  } catch (const BatchHolds& holds) {
+    CHECK(holds.indices() == std::vector<std::size_t>{0, 2, 4});
+  }
+  CHECK(bench.steps.back() == "end");
+  CHECK(std::ranges::none_of(bench.steps, [](const std::string& step) {
+    return step == "commit" || step.starts_with("run");
+  }));
+  CHECK(bench.acks() == 0);
 }
 
 TEST_CASE("an id that may have been applied and forgotten is rolled back and dead-lettered") {
@@ -296,10 +316,11 @@ TEST_CASE("an id that may have been applied and forgotten is rolled back and dea
   } catch (const BatchStopped& stopped) {
     CHECK_FALSE(stopped.isEvent());
     CHECK(stopped.failure().verdict == "outside-dedupe-window");
-    CHECK(deadLetter(bench.jobs[0], stopped.failure(), bench, bench.handling()) ==
+    CHECK(deadLetter(bench.jobs[0], stopped.failure(), 0, bench.handling()) ==
           Outcome::DeadLettered);
   }
-  CHECK(bench.steps == Steps{"begin", kClaim, "end", "dead outside-dedupe-window"});
+  CHECK(bench.steps ==
+        Steps{"begin", kClaim, "end", "begin", "dead outside-dedupe-window 0", "commit", "end"});
   CHECK(bench.acks() == 1);
 }
 
@@ -315,14 +336,37 @@ TEST_CASE("nothing is acked when any step fails") {
   }
 }
 
-TEST_CASE("a dead letter that cannot be sent is not acked") {
+TEST_CASE("a dead letter that cannot be written is not acked") {
+  for (const std::string step : {"begin", "dead invalid-event 0", "commit"}) {
+    CAPTURE(step);
+    Bench bench;
+    bench.push();
+    bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
+    bench.failAt = step;
+    CHECK_THROWS_AS(deadLetter(bench.jobs[0], {"", "invalid-event"}, 0, bench.handling()),
+                    DatabaseError);
+    CHECK(bench.acks() == 0);
+  }
+}
+
+TEST_CASE("a rejected event is a dead letter in one transaction, and its id is forgotten") {
   Bench bench;
   bench.push();
   bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
-  bench.failAt = "dead invalid-event";
-  CHECK_THROWS_AS(deadLetter(bench.jobs[0], {"", "invalid-event"}, bench, bench.handling()),
-                  DatabaseError);
-  CHECK(bench.acks() == 0);
+  CHECK(deadLetter(bench.jobs[0], {"", "rejected"}, 1, bench.handling()) == Outcome::DeadLettered);
+  CHECK(bench.steps ==
+        Steps{"begin", kClaim, std::string("forget ") + kId, "dead rejected 1", "commit", "end"});
+  CHECK(bench.acks() == 1);
+}
+
+TEST_CASE("a rejected event that another instance has taken meanwhile is no dead letter") {
+  Bench bench;
+  bench.claimed[kId] = Claim::Duplicate;
+  bench.push();
+  bench.jobs = bench.queue.pop({}, milliseconds(0), std::stop_token());
+  CHECK(deadLetter(bench.jobs[0], {"", "rejected"}, 1, bench.handling()) == Outcome::Duplicate);
+  CHECK(bench.steps == Steps{"begin", kClaim, "end"});
+  CHECK(bench.acks() == 1);
 }
 
 TEST_CASE("an event that is to be ignored is acked without touching the database") {
