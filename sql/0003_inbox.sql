@@ -62,6 +62,7 @@ create table inbox_parked (
   message         bytea       not null,  -- as it was delivered: CBOR
   attempts        int         not null,  -- begun, the present one included
   next_attempt_at timestamptz,           -- null: waits behind an earlier event of its key
+  along           int         not null default 0,  -- so many behind it are tried with it; -1: none next
   error           text        not null default '',
   first_failed_at timestamptz,
   last_failed_at  timestamptz,
@@ -236,6 +237,7 @@ begin
                    where i.consumer = member and i.instance <> me);
   select count(*), count(*) filter (where (i.joined_at, i.instance) < (mine.joined_at, me))
     into living, before from inbox_instance i where i.consumer = member and i.ready;
+  living := greatest(living, 1);
   share := case when mine.ready then g.partitions / living + (before < g.partitions % living)::int
                 else 0 end;
   want := mine.partitions[1:share];

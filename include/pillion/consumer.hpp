@@ -77,7 +77,7 @@ struct ConsumerOptions {
 
   /// Deliveries the broker may send ahead of their acks, with partitions shared among these. Below
   /// three batches per worker, workers wait for the broker; higher shares work less evenly among
-  /// instances. Less by itself when they take more than 32 MiB, or wait for a worker for longer
+  /// instances. Less by itself when they take more than 24 MiB, or wait for a worker for longer
   /// than `prefetchWait`; up to sixteen times as many while all of them wait for keys that are held
   /// up (a handler that hangs), and workers have nothing to do. Each such change is a line in the
   /// log.
@@ -218,16 +218,19 @@ class EventConsumer {
   /// 1, handlers are called by several threads at a time.
   ///
   /// A handler without `tx` is for effects outside the database (a cache in memory, a log line):
-  /// those happen at least once, since nothing can roll them back.
+  /// those happen at least once, since nothing can roll them back. It never shares a transaction
+  /// with one that has `tx`, so it may wait over a connection of its own for what they lock.
   template <typename F>
   void onEvent(std::string type, F handler) {
     if constexpr (std::invocable<F&, const Event&, Transaction&>) {
-      addHandler(std::move(type), Handler(std::move(handler)));
+      addHandler(std::move(type), Handler(std::move(handler)), /*usesTransaction=*/true);
     } else {
       static_assert(std::invocable<F&, const Event&>,
                     "a handler takes (const Event&) or (const Event&, pillion::Transaction&)");
-      addHandler(std::move(type), [inner = std::move(handler)](
-                                      const Event& event, Transaction&) mutable { inner(event); });
+      addHandler(
+          std::move(type),
+          [inner = std::move(handler)](const Event& event, Transaction&) mutable { inner(event); },
+          /*usesTransaction=*/false);
     }
   }
 
@@ -250,7 +253,7 @@ class EventConsumer {
  private:
   struct State;
   explicit EventConsumer(std::shared_ptr<State> state);
-  void addHandler(std::string type, Handler handler);
+  void addHandler(std::string type, Handler handler, bool usesTransaction);
   friend class testing::HandlerDriver;
   [[nodiscard]] const inbox::ConsumerParts& parts() const;
   std::shared_ptr<State> state_;

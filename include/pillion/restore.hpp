@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <pillion/options.hpp>
+#include <string>
 
 namespace pillion {
 
@@ -22,6 +23,15 @@ namespace pillion {
 /// would keep each other from publishing. Call it in the copy; its events that the original has yet
 /// to publish are then published by both.
 void adoptCluster(const DatabaseOptions& options = {}, bool newIdentity = false);
+
+/// For a consumer whose database was moved or made anew: its queue is this database's from now on,
+/// and no other's. Every queue is marked with the inbox that consumes it, so that two services that
+/// took the same name on two databases are refused instead of getting a part each. What the old
+/// inbox remembered is known here only if its tables came along: without them, events that it has
+/// applied and not acked are applied again. Stop the consumer of the old database first; one that
+/// runs lets go of the queue within `ConsumerOptions::bindEvery`. Throws as EventConsumer::start.
+void adoptQueue(const DatabaseOptions& database, const BrokerOptions& broker,
+                const std::string& queue);
 
 struct Rebased {
   std::uint64_t republished = 0;  ///< events that will be published again, with their old ids

@@ -52,16 +52,18 @@ class Connection : public PublishChannel {
   /// Of another type; unmatched messages go to `alternate`, unless that is empty.
   void declareExchange(const std::string& name, const std::string& type,
                        const std::string& alternate);
+  /// One that is not there is gone already.
+  void deleteExchange(const std::string& name);
   void bindExchange(const std::string& destination, const std::string& source,
                     const std::string& routingKey);
   bool queueExists(const std::string& name);
-  /// Messages that are ready; nothing when there is no such queue.
+  /// Messages that are ready; nothing when there is no such queue. 0, too, when the queue does not
+  /// answer the broker.
   std::optional<std::uint32_t> messageCount(const std::string& queue);
   /// Who consumes from it; nothing when there is no such queue.
   std::optional<std::uint32_t> consumerCount(const std::string& queue);
-  /// False when it is not there, is consumed, or holds a message that is ready. (Quorum queues
-  /// cannot be told to go only when unused and empty.)
-  bool deleteUnused(const std::string& queue);
+  /// With all that is in it. One that is not there is gone already.
+  void deleteQueue(const std::string& name);
   void declareQueue(const QueueSpec& queue);
   /// `headers`: what a headers exchange is to look for.
   void bindQueue(const std::string& queue, const std::string& exchange,

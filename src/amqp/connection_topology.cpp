@@ -77,6 +77,12 @@ void Connection::declareExchange(const std::string& name, const std::string& typ
   });
 }
 
+void Connection::deleteExchange(const std::string& name) {
+  parts_->call("deleting exchange '" + name + "'", [&] {
+    amqp_exchange_delete(parts_->get(), kChannel, toBytes(name), /*if_unused=*/0);
+  });
+}
+
 void Connection::bindExchange(const std::string& destination, const std::string& source,
                               const std::string& routingKey) {
   parts_->call("binding exchange '" + destination + "' to '" + source + "'", [&] {
@@ -101,13 +107,10 @@ std::optional<std::uint32_t> Connection::consumerCount(const std::string& queue)
   return counts->consumers;
 }
 
-bool Connection::deleteUnused(const std::string& queue) {
-  const auto counts = parts_->look(queue);
-  if (!counts || counts->messages > 0 || counts->consumers > 0) return false;
-  parts_->call("deleting queue '" + queue + "'", [&] {
-    amqp_queue_delete(parts_->get(), kChannel, toBytes(queue), /*if_unused=*/0, /*if_empty=*/0);
+void Connection::deleteQueue(const std::string& name) {
+  parts_->call("deleting queue '" + name + "'", [&] {
+    amqp_queue_delete(parts_->get(), kChannel, toBytes(name), /*if_unused=*/0, /*if_empty=*/0);
   });
-  return true;
 }
 
 void Connection::declareQueue(const QueueSpec& queue) {

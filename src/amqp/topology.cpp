@@ -33,19 +33,22 @@ QueueSpec queueSpec(const ConsumerTopology& topology, const std::string& name) {
           .singleActiveConsumer = topology.partitions > 0};
 }
 
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+Headers headersOfLane(int lane) {
+  return {{"x-match", "all"}, {kLaneHeader, std::to_string(lane)}};
+}
+
 /// What each lane is bound by. Whoever has no lane comes through the other exchange, to the first.
 template <typename Each>
 void forEachLane(const ConsumerTopology& topology, Each each) {
   const auto queues = topology.queues();
-  each(queues.front(), topology.unkeyedExchange(), "", {});
+  each(queues.front(), topology.unkeyedExchange(), "", Headers{});
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto& queue = queues[static_cast<std::size_t>(lane) % queues.size()];
-    each(queue, topology.partitionExchange(), std::to_string(lane),
-         {{"x-match", "all"}, {kLaneHeader, std::to_string(lane)}});
+    each(queue, topology.partitionExchange(), std::to_string(lane), headersOfLane(lane));
   }
 }
-
-using Headers = std::vector<std::pair<std::string, std::string>>;
 
 void bindPartitions(Connection& connection, const ConsumerTopology& topology) {
   connection.declareExchange(topology.unkeyedExchange(), "fanout", "");
@@ -69,6 +72,21 @@ void declareOrExplain(Connection& connection, const QueueSpec& queue) {
     if (text.find("inequivalent arg") == std::string::npos) throw;
     throw ConfigError(text +
                       "; use the queue's own settings, another queue name, or delete the queue");
+  }
+}
+
+/// The queue belongs to this inbox, or to none yet.
+void claimQueue(Connection& connection, const ConsumerTopology& topology) {
+  try {
+    connection.declareExchange(topology.markerExchange(), "fanout", topology.inbox);
+  } catch (const AccessRefused&) {
+    throw;
+  } catch (const ConfigError& error) {
+    throw WrongInbox("queue '" + topology.queue + "' is another inbox's, this one is '" +
+                     topology.inbox + "' (" + error.what() +
+                     "): two databases cannot share a queue; use another subscription, or, when "
+                     "the database was moved here, run: pillion adopt --queue " +
+                     topology.queue);
   }
 }
 
@@ -111,7 +129,13 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
   }
 }
 
+void adoptQueue(Connection& connection, const ConsumerTopology& topology) {
+  connection.deleteExchange(topology.markerExchange());
+  claimQueue(connection, topology);
+}
+
 void declare(Connection& connection, const ConsumerTopology& topology) {
+  claimQueue(connection, topology);
   ensureExchange(connection, topology.exchange, true);
   declareDeadLetterQueue(connection, topology.deadLetterQueue());
   declareQueues(connection, topology);
@@ -132,6 +156,23 @@ void declareChange(Connection& connection, const ConsumerTopology& present,
                            const std::string& key, const Headers& headers) {
     connection.unbindQueue(queue, exchange, key, headers);
   });
+}
+
+std::vector<std::string> unbindRetired(Connection& connection, const ConsumerTopology& present) {
+  ConsumerTopology before = present;
+  --before.generation;
+  std::vector<std::string> found;
+  for (int partition = 0; partition < kLanes; ++partition) {
+    const std::string queue = before.partitionQueue(partition);
+    if (!connection.queueExists(queue)) continue;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      connection.unbindQueue(queue, before.partitionExchange(), std::to_string(lane),
+                             headersOfLane(lane));
+    }
+    connection.unbindQueue(queue, before.unkeyedExchange(), "");
+    found.push_back(queue);
+  }
+  return found;
 }
 
 void declareDeadLetterQueue(Connection& connection, const std::string& name) {

@@ -15,6 +15,7 @@ namespace pillion::amqp {
 /// by the lanes that are its own; what has no lane goes through the fanout exchange
 /// `<queue>.unkeyed` to the first. Nothing of this needs a plugin.
 struct ConsumerTopology {
+  std::string inbox = {};  // whose queue it is
   std::string exchange;
   std::string queue;
   std::vector<std::string> patterns;
@@ -23,6 +24,9 @@ struct ConsumerTopology {
   int generation = 1;  // of the partitions' queues: each time that their number is changed, another
 
   [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
+  /// Carries nothing: an exchange whose alternate exchange, which is none, names the inbox, so that
+  /// the broker itself refuses another one.
+  [[nodiscard]] std::string markerExchange() const { return queue + ".inbox"; }
   [[nodiscard]] std::string partitionExchange() const { return queue + ".partitions"; }
   [[nodiscard]] std::string unkeyedExchange() const { return queue + ".unkeyed"; }
   [[nodiscard]] std::string partitionQueue(int partition) const;
@@ -30,12 +34,21 @@ struct ConsumerTopology {
   [[nodiscard]] std::vector<std::string> queues() const;
 };
 
+/// The queue is another inbox's. Two databases that share a queue would each apply a part.
+class WrongInbox : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+};
+
+/// Makes the queue this inbox's, whosever it was.
+void adoptQueue(Connection& connection, const ConsumerTopology& topology);
+
 /// Declares the durable topic exchange; where the user may not, or `declareMissing` is off, only
 /// looks for it. Throws ConfigError when it is not there or is of another type.
 void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing);
 
-/// Declares what is missing. Throws ConfigError that shows the difference when a queue of that name
-/// exists with other arguments.
+/// Declares what is missing. Throws WrongInbox before anything else is done, and ConfigError that
+/// shows the difference when a queue of that name exists with other arguments.
 void declare(Connection& connection, const ConsumerTopology& topology);
 
 /// While a consumer gets another number of partitions: makes sure that all that is published from
@@ -43,6 +56,10 @@ void declare(Connection& connection, const ConsumerTopology& topology);
 /// What comes in between goes to both.
 void declareChange(Connection& connection, const ConsumerTopology& present,
                    const ConsumerTopology& next);
+
+/// After such a change: the queues of the generation before that are still there, none of them
+/// bound to the lanes any more.
+std::vector<std::string> unbindRetired(Connection& connection, const ConsumerTopology& present);
 
 /// `<queue>.dead`, by its own name.
 void declareDeadLetterQueue(Connection& connection, const std::string& name);

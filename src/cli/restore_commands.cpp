@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <pillion/restore.hpp>
 
+#include "cli/broker_flags.hpp"
 #include "cli/commands.hpp"
 #include "cli/database_flags.hpp"
 
@@ -12,9 +13,16 @@ struct Chosen {
   int republishHours = 13 * 24;
   bool dryRun = false;
   bool newIdentity = false;
+  BrokerOptions broker;
+  std::string queue;
 };
 
 void adopt(const Chosen& chosen) {
+  if (!chosen.queue.empty()) {
+    adoptQueue(chosen.database, chosen.broker, chosen.queue);
+    std::printf("queue '%s' belongs to this database now\n", chosen.queue.c_str());
+    return;
+  }
   adoptCluster(chosen.database, chosen.newIdentity);
   std::printf("the cursor is adopted; relays may start\n");
 }
@@ -30,13 +38,20 @@ void rebase(const Chosen& chosen) {
 
 void addAdopt(CLI::App& app) {
   auto chosen = std::make_shared<Chosen>();
-  auto* command = app.add_subcommand(
-      "adopt",
-      "Go on with the cursor as it is: this cluster kept its transaction ids (pg_upgrade)");
+  auto* command =
+      app.add_subcommand("adopt",
+                         "Go on with the cursor as it is: this cluster kept its transaction ids "
+                         "(pg_upgrade); or, with "
+                         "--queue, with a consumer's queue that was another database's");
   addDatabaseFlags(*command, chosen->database);
-  command->add_flag("--new-identity", chosen->newIdentity,
-                    "This is a copy of a whole cluster that lives on beside it (base backup): be "
-                    "another outbox to the broker");
+  addBrokerUrl(*command, chosen->broker);
+  auto* queue = command->add_option("--queue", chosen->queue,
+                                    "A consumer's queue, whose database was moved here");
+  command
+      ->add_flag("--new-identity", chosen->newIdentity,
+                 "This is a copy of a whole cluster that lives on beside it (base backup): be "
+                 "another outbox, and another inbox, to the broker")
+      ->excludes(queue);
   command->callback([chosen] { adopt(*chosen); });
 }
 

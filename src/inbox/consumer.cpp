@@ -10,12 +10,7 @@
 #include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
 #include "inbox/consumer_parts.hpp"
-#include "inbox/dead_letter_sender.hpp"
-#include "inbox/delivery_queue.hpp"
-#include "inbox/group_member.hpp"
-#include "inbox/holdings.hpp"
-#include "inbox/subscription.hpp"
-#include "inbox/worker.hpp"
+#include "inbox/consumer_run.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/identifier.hpp"
 
@@ -94,53 +89,8 @@ struct EventConsumer::State : inbox::ConsumerParts,
                               std::enable_shared_from_this<EventConsumer::State> {
   inbox::Counters counters;
 
-  /// From a start() to the stop() after it.
-  struct Run {
-    explicit Run(State& state)
-        : shared{state.options,  state.topology.queue,
-                 state.handlers, queue,
-                 state.counters, watch,
-                 nextLook,       told,
-                 letterWake},
-          letters(state.options, state.topology.queue, letterWake, shared.outage),
-          subscription(state.options.broker, state.topology, state.options, queue, holdings, wake,
-                       state.counters, watch) {
-      if (state.options.partitions > 0) {
-        member = std::make_unique<inbox::GroupMember>(state.options.database, state.topology.queue,
-                                                      state.options.partitions, holdings);
-      }
-      for (int i = 0; i < state.options.workers; ++i) {
-        workers.push_back(std::make_unique<inbox::Worker>(shared));
-      }
-    }
-
-    base::WakeEvent wake;
-    inbox::DeliveryQueue queue{wake};
-    inbox::Holdings holdings{wake};
-    inbox::HandlerWatch watch;
-    inbox::NextLook nextLook;
-    base::OnceAnHour told;
-    base::WakeEvent letterWake;
-    inbox::Shared shared;
-    inbox::DeadLetterSender letters;
-    std::vector<std::unique_ptr<inbox::Worker>> workers;
-    inbox::Subscription subscription;
-    std::unique_ptr<inbox::GroupMember> member;  // with partitions
-    std::atomic<bool> brokerEnded{false};
-
-    /// What waiting cannot heal is thrown. How many partitions there are is known before the queues
-    /// are declared, and the broker is reached before any of them is claimed.
-    void open() {
-      for (auto& worker : workers) worker->open();
-      if (member) member->open();
-      subscription.open();
-      if (member) member->open();
-      subscription.settle();
-    }
-  };
-
   base::Mutex mutex;  // held for as long as start() and stop() take
-  std::shared_ptr<Run> run PILLION_GUARDED_BY(mutex);
+  std::shared_ptr<inbox::ConsumerRun> run PILLION_GUARDED_BY(mutex);
   std::vector<std::jthread> workerThreads PILLION_GUARDED_BY(mutex);
   std::jthread brokerThread PILLION_GUARDED_BY(mutex);
   std::jthread memberThread PILLION_GUARDED_BY(mutex);
@@ -299,10 +249,10 @@ std::unique_ptr<EventConsumer> EventConsumer::create(std::string service,
   return create(std::move(service), std::move(patterns), ConsumerOptions{});
 }
 
-void EventConsumer::addHandler(std::string type, Handler handler) {
+void EventConsumer::addHandler(std::string type, Handler handler, bool usesTransaction) {
   const base::MutexLock lock(state_->mutex);
   require(!state_->run, "onEvent('" + type + "') comes after start()");
-  state_->handlers.add(std::move(type), std::move(handler));
+  state_->handlers.add(std::move(type), std::move(handler), usesTransaction);
 }
 
 void EventConsumer::start() {
@@ -314,7 +264,7 @@ void EventConsumer::start() {
   require(unreachable.empty() || !state.options.broker.declareTopology,
           "consumer '" + state.topology.queue + "' has a handler for '" + unreachable +
               "', which none of its topic patterns brings: " + listed(state.topology.patterns));
-  auto run = std::make_shared<State::Run>(state);
+  auto run = std::make_shared<inbox::ConsumerRun>(state, state.counters);
   run->open();
   state.setWatch({run, &run->watch});
   state.run = std::move(run);

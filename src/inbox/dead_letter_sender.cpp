@@ -69,19 +69,23 @@ DeadLetterSender::Wait DeadLetterSender::turn(const std::stop_token& stop) {
   } catch (const std::exception& error) {
     base::log.error("consumer '{}', dead letters begin again after: {}", consumer_, error.what());
   }
-  notBefore_ = base::systemClock().boot() + queueOutage_.pause();
-  return Wait(0);
+  const Wait pause = queueOutage_.pause();
+  notBefore_ = base::systemClock().boot() + pause;
+  return pause;
 }
 
 DeadLetterSender::Wait DeadLetterSender::work(const std::stop_token& stop) {
+  if (const auto left = notBefore_ - base::systemClock().boot();
+      letters_.empty() && left.count() > 0) {
+    return std::chrono::ceil<Wait>(left);
+  }
   record();
   if (letters_.empty()) {
-    const auto now = base::systemClock().boot();
-    if (now < notBefore_) return std::chrono::ceil<Wait>(notBefore_ - now);
     std::optional<Wait> due;
     own(stop, "looking for dead letters",
         [&](auto& tx) { due = nextDeadIn(tx, schema_, consumer_); });
     if (!due || *due > Wait(0)) {
+      if (broker_) broker_->close();  // in good order: nothing is wrong with that host
       broker_.reset();
       return std::min(due.value_or(kLook), kLook);
     }

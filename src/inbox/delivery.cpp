@@ -115,10 +115,12 @@ void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
 /// No lock on a parked event is held while a handler runs. An event whose handler is still to run
 /// is passed by none of its key.
 void requireNoneHeld(const Batch& batch) {
-  if (batch.open.empty()) return;
+  if (batch.open.empty() ||
+      std::ranges::find(batch.outcomes, Outcome::Held) == batch.outcomes.end()) {
+    return;
+  }
   std::vector<std::size_t> parked;
   std::set<std::string_view> openKeys;
-  bool anyHeld = false;
   auto open = batch.open.begin();
   for (std::size_t index = 0; index < batch.jobs.size(); ++index) {
     const amqp::Identity* event = batch.jobs[index].event();
@@ -131,9 +133,9 @@ void requireNoneHeld(const Batch& batch) {
     if (outcome != Outcome::Held && outcome != Outcome::Left) continue;
     if (!event->key.empty() && openKeys.contains(event->key)) continue;
     parked.push_back(index);
-    anyHeld |= outcome == Outcome::Held;
   }
-  if (anyHeld) throw BatchHolds(std::move(parked));
+  const auto isHeld = [&](std::size_t index) { return batch.outcomes[index] == Outcome::Held; };
+  if (std::ranges::any_of(parked, isHeld)) throw BatchHolds(std::move(parked));
 }
 
 void handle(InboxTransaction& transaction, const Batch& batch, const Handling& with) {
@@ -168,6 +170,16 @@ void commit(InboxTransaction& transaction, const Batch& batch) {
 }
 
 }  // namespace
+
+std::size_t alike(std::span<const Job> jobs, const HandlerTable& handlers) {
+  const auto usesTransaction = [&](const Job& job) {
+    return job.event() == nullptr || handlers.usesTransaction(job.event()->type);
+  };
+  const bool first = usesTransaction(jobs.front());
+  const auto other =
+      std::ranges::find_if(jobs, [&](const Job& job) { return usesTransaction(job) != first; });
+  return static_cast<std::size_t>(other - jobs.begin());
+}
 
 /// The order of these lines is the order that makes it safe: the acks are last, and the ids commit
 /// with the effects. A crash before the commit leaves nothing behind and the broker delivers again;

@@ -128,6 +128,11 @@ struct Handling {
   const base::Clock& clock = base::systemClock();
 };
 
+/// How many of the first of these may share a transaction. A handler without one of its own may
+/// wait, over a connection of its own, for a row that a neighbour has locked, and that neighbour
+/// for its return: so it shares with its like alone.
+std::size_t alike(std::span<const Job> jobs, const HandlerTable& handlers);
+
 /// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
 /// an outcome for each.
 ///

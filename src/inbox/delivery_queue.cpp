@@ -143,7 +143,7 @@ std::vector<Job> DeliveryQueue::takeBatch(const BatchLimit& limit, std::size_t s
     if (!batch.empty() && bytes > limit.bytes) break;
     const amqp::Identity* event = job.event();
     if (event != nullptr && !event->key.empty()) mine.insert(event->key);
-    ++consumers_[job.delivery.consumer].inHand;
+    ++consumers_.at(job.delivery.consumer).inHand;  // else it would not be waiting
     batch.push_back(std::move(job));
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(looked));
@@ -209,12 +209,15 @@ void DeliveryQueue::setAside(std::span<const Job> jobs) {
     const auto consumer = consumers_.find(job.delivery.consumer);
     return consumer != consumers_.end() && !consumer->second.isLetGo;
   };
-  if (jobs.empty() || !isTaken(jobs.front())) return;  // a key comes from one queue
+  std::vector<Job> taken;
+  std::ranges::copy_if(jobs, std::back_inserter(taken), isTaken);
+  if (taken.empty()) return;
   if (aside_.size() >= kMostAside) aside_.clear();
-  Aside& aside = aside_[nameOf(*jobs.front().event())];
+  Aside& aside = aside_[nameOf(*taken.front().event())];
   aside.until = clock_.boot() + aside.pause;
   aside.pause = std::min(2 * aside.pause, kLongestAside);
-  waiting_.insert(waiting_.begin(), jobs.begin(), jobs.end());
+  waiting_.insert(waiting_.begin(), std::make_move_iterator(taken.begin()),
+                  std::make_move_iterator(taken.end()));
 }
 
 bool DeliveryQueue::stale(const Job& job) const {

@@ -64,6 +64,11 @@ void GroupMember::serve(const std::stop_token& stop) {
       database_.failed(error);
       connection_.reset();
       wait = database_.pause();
+    } catch (const std::exception& error) {
+      base::log.error("consumer '{}' shares partitions again after: {}", member_.consumer,
+                      error.what());
+      connection_.reset();
+      wait = kTurn;
     }
     holdings_.awaitNews(wait, stop);
   }

@@ -23,4 +23,11 @@ const Handler* HandlerTable::find(const std::string& type) const {
   return first;
 }
 
+bool HandlerTable::usesTransaction(const std::string& type) const {
+  if (outside_.empty()) return true;
+  const Handler* handler = find(type);
+  return std::ranges::none_of(
+      outside_, [&](std::size_t index) { return &handlers_[index].second == handler; });
+}
+
 }  // namespace pillion::inbox

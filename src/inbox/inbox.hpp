@@ -66,6 +66,7 @@ struct ParkedEvent {
   amqp::Identity identity;
   Job job;            // its delivery, as it was
   int attempts = 0;   // begun, the present one included
+  int along = 0;      // so many behind it may be tried with it
   std::string error;  // of the last attempt
 };
 
@@ -99,8 +100,10 @@ class InboxTransaction {
 
   /// False when somebody else has it, or has dealt with it.
   virtual bool lock(const ParkedEvent& event) = 0;
-  /// It is done with; the next of its key is due.
-  virtual void unpark(const ParkedEvent& event) = 0;
+  /// So many behind it, to be tried with it, in their order.
+  virtual std::vector<ParkedEvent> lockBehind(const ParkedEvent& event, int most) = 0;
+  /// It is done with, and so are those behind it; the next of its key is due.
+  virtual void unpark(const ParkedEvent& event, std::span<const ParkedEvent> behind) = 0;
   /// The same, and it goes to the dead-letter queue after so many attempts, as if it had never been
   /// taken.
   virtual void giveUp(const ParkedEvent& event, const Failure& failure, int attempts) = 0;
@@ -125,7 +128,8 @@ class Inbox {
   virtual bool forgetOld() = 0;
 
   /// A parked event that is due, its attempt counted already: one that ends the process is found
-  /// out by its count. Those of types that were `left` here before are taken a while later, so that
+  /// out by its count. An attempt at several that does counts for none of them, and the next is at
+  /// the first alone. Those of types that were `left` here before are taken a while later, so that
   /// others come first. Nothing when none is due.
   virtual std::optional<ParkedEvent> takeDue(const std::vector<std::string>& left) = 0;
   /// One that was taken and not worked on, for no fault of its own: due at once, its attempt not

@@ -21,6 +21,17 @@ std::string millisecondsOf(Wait wait) {
   return std::to_string(wait.count());
 }
 
+ParkedEvent parkedOf(const pqxx::row& row) {
+  ParkedEvent event;
+  event.seq = integerOf(row[0]);
+  event.identity = {textOf(row[1]), textOf(row[2]), textOf(row[3]), textOf(row[4])};
+  event.job = jobFromStored(postgres::bytesOf(row[5]));
+  event.attempts = static_cast<int>(integerOf(row[6]));
+  event.along = static_cast<int>(integerOf(row[7]));
+  event.error = textOf(row[8]);
+  return event;
+}
+
 }  // namespace
 
 void requireParkedSequence(pqxx::transaction_base& tx, const std::string& schema) {
@@ -82,33 +93,49 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
                                    const std::vector<std::string>& left) {
   const auto taken = execute(
       tx,
-      inSchema("update {schema}.inbox_parked set attempts = attempts + 1, next_attempt_at ="
-               " pg_catalog.clock_timestamp() + $2::text::bigint * interval '1 millisecond'"
-               " where seq ="
-               " (select seq from {schema}.inbox_parked where consumer = $1::text and"
-               " next_attempt_at <= pg_catalog.clock_timestamp() and (not"
-               " type = any($3::text::text[]) or next_attempt_at <= pg_catalog.clock_timestamp() -"
-               " interval '1500 milliseconds') order by next_attempt_at limit 1"
-               " for no key update skip locked)"
-               " returning seq, event_id, source, key, type, message, attempts, error",
-               schema),
+      inSchema(
+          "update {schema}.inbox_parked p set attempts = attempts + (along <= 0)::int,"
+          " along = case when along <> 0 or attempts > 0 or key = '' then 0 else (select"
+          " count(*) from (select from {schema}.inbox_parked f where f.consumer = p.consumer"
+          " and f.key = p.key and f.seq > p.seq and f.next_attempt_at is null limit 99) t) end,"
+          " next_attempt_at = pg_catalog.clock_timestamp() + $2::text::bigint * interval '1"
+          " millisecond' where seq ="
+          " (select seq from {schema}.inbox_parked where consumer = $1::text and"
+          " next_attempt_at <= pg_catalog.clock_timestamp() and (not"
+          " type = any($3::text::text[]) or next_attempt_at <= pg_catalog.clock_timestamp() -"
+          " interval '1500 milliseconds') order by next_attempt_at limit 1"
+          " for no key update skip locked)"
+          " returning seq, event_id, source, key, type, message, attempts, along, error",
+          schema),
       {consumer, millisecondsOf(kLease),
        postgres::arrayOf(left, [](const std::string& type) { return std::string_view(type); })});
   if (taken.empty()) return std::nullopt;
-  const auto& row = taken[0];
-  ParkedEvent event;
-  event.seq = integerOf(row[0]);
-  event.identity = {textOf(row[1]), textOf(row[2]), textOf(row[3]), textOf(row[4])};
-  event.job = jobFromStored(postgres::bytesOf(row[5]));
-  event.attempts = static_cast<int>(integerOf(row[6]));
-  event.error = textOf(row[7]);
-  return event;
+  return parkedOf(taken[0]);
+}
+
+std::vector<ParkedEvent> lockBehind(pqxx::transaction_base& tx, const std::string& schema,
+                                    const std::string& consumer, const ParkedEvent& event,
+                                    int most) {
+  tx.exec("set local row_security = off");
+  const auto rows = execute(
+      tx,
+      inSchema("select seq, event_id, source, key, type, message, attempts, along, error from"
+               " {schema}.inbox_parked where consumer = $1::text and key = $2::text and seq >"
+               " $3::text::bigint and next_attempt_at is null order by seq limit"
+               " $4::text::bigint for no key update",
+               schema),
+      {consumer, event.identity.key, std::to_string(event.seq), std::to_string(most)});
+  tx.exec("set local row_security to default");
+  std::vector<ParkedEvent> events;
+  for (const auto& row : rows) events.push_back(parkedOf(row));
+  return events;
 }
 
 void returnTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event) {
   execute(tx,
           inSchema("update {schema}.inbox_parked set attempts = attempts - 1,"
-                   " next_attempt_at = pg_catalog.clock_timestamp() where seq = $1::text::bigint"
+                   " along = case when along > 0 then -1 else 0 end, next_attempt_at = "
+                   "pg_catalog.clock_timestamp() where seq = $1::text::bigint"
                    " and attempts = $2::text::int",
                    schema),
           {std::to_string(event.seq), std::to_string(event.attempts)});
@@ -127,13 +154,14 @@ bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema,
   if (textOf(seen[0][0]) == "t") return false;
   execute(
       tx,
-      inSchema("update {schema}.inbox_parked p set attempts = p.attempts - 1, unknown_since ="
-               " coalesce(p.unknown_since, t.moment), next_attempt_at = t.moment +"
-               " greatest($2::text::bigint * interval '1 millisecond', least($3::text::bigint *"
-               " interval '1 millisecond', (t.moment - coalesce(p.unknown_since, t.moment)) / 4))"
-               " from (select pg_catalog.clock_timestamp() as moment) t"
-               " where p.seq = $1::text::bigint",
-               schema),
+      inSchema(
+          "update {schema}.inbox_parked p set attempts = p.attempts - 1, along = 0, unknown_since ="
+          " coalesce(p.unknown_since, t.moment), next_attempt_at = t.moment +"
+          " greatest($2::text::bigint * interval '1 millisecond', least($3::text::bigint *"
+          " interval '1 millisecond', (t.moment - coalesce(p.unknown_since, t.moment)) / 4))"
+          " from (select pg_catalog.clock_timestamp() as moment) t"
+          " where p.seq = $1::text::bigint",
+          schema),
       {std::to_string(event.seq), millisecondsOf(kUnknownAgain),
        millisecondsOf(kUnknownAgainMost)});
   return true;
@@ -168,12 +196,15 @@ bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const Park
 }
 
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,
-                  const std::string& consumer, const ParkedEvent& event) {
+                  const std::string& consumer, const ParkedEvent& event,
+                  std::span<const ParkedEvent> behind) {
+  std::vector<std::string> numbers{std::to_string(event.seq)};
+  for (const ParkedEvent& next : behind) numbers.push_back(std::to_string(next.seq));
   const auto removed = execute(
-      tx, inSchema("delete from {schema}.inbox_parked where seq = $1::text::bigint", schema),
-      {std::to_string(event.seq)});
-  // Locked by this transaction, so it is there: what hides it would let it be applied again.
-  if (removed.affected_rows() != 1) throw Error("a parked event cannot be removed");
+      tx, inSchema("delete from {schema}.inbox_parked where seq = any($1::text::bigint[])", schema),
+      {postgres::arrayOf(numbers, [](const std::string& text) { return std::string_view(text); })});
+  // Locked by this transaction, so they are there: what hides one would let it be applied again.
+  if (removed.affected_rows() != numbers.size()) throw Error("a parked event cannot be removed");
   if (event.identity.key.empty()) return;
   execute(
       tx,
@@ -198,7 +229,7 @@ void giveUpParked(pqxx::transaction_base& tx, const std::string& schema, const P
 void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                  const Failure& failure, Wait wait) {
   execute(tx,
-          inSchema("update {schema}.inbox_parked set error = $2::text, next_attempt_at ="
+          inSchema("update {schema}.inbox_parked set error = $2::text, along = 0, next_attempt_at ="
                    " pg_catalog.clock_timestamp() + $3::text::bigint * interval '1 millisecond',"
                    " first_failed_at = coalesce(first_failed_at, pg_catalog.clock_timestamp()),"
                    " last_failed_at = pg_catalog.clock_timestamp(), unknown_since = null"

@@ -5,6 +5,7 @@
 #include <optional>
 #include <pillion/status.hpp>
 #include <pqxx/pqxx>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -58,9 +59,14 @@ std::optional<Wait> nextDueIn(pqxx::transaction_base& tx, const std::string& sch
 /// Locks the row until the transaction ends, but lets others queue up behind it. False when the row
 /// is not as it was taken, or somebody else works on it.
 bool lockTaken(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event);
-/// Removes it, and makes the next of its key due.
+/// The next ones of its key, locked in the same way.
+std::vector<ParkedEvent> lockBehind(pqxx::transaction_base& tx, const std::string& schema,
+                                    const std::string& consumer, const ParkedEvent& event,
+                                    int most);
+/// Removes it and those behind it, and makes the next of its key due.
 void removeParked(pqxx::transaction_base& tx, const std::string& schema,
-                  const std::string& consumer, const ParkedEvent& event);
+                  const std::string& consumer, const ParkedEvent& event,
+                  std::span<const ParkedEvent> behind);
 /// The same, and it goes to the dead-letter queue after so many attempts; its id is forgotten.
 void giveUpParked(pqxx::transaction_base& tx, const std::string& schema, const ParkedEvent& event,
                   const Failure& failure, int attempts);

@@ -36,7 +36,8 @@ void beginGuarded(pqxx::transaction_base& tx, const std::string& schema) {
 }
 
 void endGuard(pqxx::transaction_base& tx) {
-  tx.exec("close pillion_guard");
+  // Session locks are not kept until the next transaction: that may not come for long.
+  tx.exec("close pillion_guard; select pg_catalog.pg_advisory_unlock_all()");
 }
 
 void freshenSession(pqxx::transaction_base& tx, const std::string& savepoint) {

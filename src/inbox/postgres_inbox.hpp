@@ -22,6 +22,8 @@ class PostgresInbox : public Inbox {
   PostgresInbox(const DatabaseOptions& options, std::string consumer, std::chrono::hours window,
                 const base::Clock& clock = base::systemClock());
 
+  /// See outbox/meta_table.hpp.
+  [[nodiscard]] const std::string& identity() const { return identity_; }
   [[nodiscard]] bool remembers(const std::string& eventId) const override;
   std::unique_ptr<InboxTransaction> begin() override;
   bool forgetOld() override;
@@ -44,6 +46,7 @@ class PostgresInbox : public Inbox {
 
   std::string schema_;
   std::string consumer_;
+  std::string identity_;
   std::chrono::hours window_;
   const base::Clock& clock_;
   std::unique_ptr<postgres::Connection> connection_;

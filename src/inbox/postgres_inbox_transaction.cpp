@@ -136,11 +136,20 @@ bool PostgresInboxTransaction::lock(const ParkedEvent& event) {
   return locked;
 }
 
-void PostgresInboxTransaction::unpark(const ParkedEvent& event) {
+std::vector<ParkedEvent> PostgresInboxTransaction::lockBehind(const ParkedEvent& event, int most) {
+  std::vector<ParkedEvent> events;
+  own("locking parked events",
+      [&] { events = inbox::lockBehind(work_, schema_, consumer_, event, most); });
+  events_ = events.size() + 1;
+  return events;
+}
+
+void PostgresInboxTransaction::unpark(const ParkedEvent& event,
+                                      std::span<const ParkedEvent> behind) {
   endHandlers();
   own("removing a parked event", [&] {
     work_.exec(kFreshSettings);
-    removeParked(work_, schema_, consumer_, event);
+    removeParked(work_, schema_, consumer_, event, behind);
   });
 }
 

@@ -29,7 +29,8 @@ class PostgresInboxTransaction : public InboxTransaction {
   void forget(const amqp::Identity& identity) override;
   void deadLetter(const Job& job, const Failure& failure, int attempts) override;
   bool lock(const ParkedEvent& event) override;
-  void unpark(const ParkedEvent& event) override;
+  std::vector<ParkedEvent> lockBehind(const ParkedEvent& event, int most) override;
+  void unpark(const ParkedEvent& event, std::span<const ParkedEvent> behind) override;
   void giveUp(const ParkedEvent& event, const Failure& failure, int attempts) override;
   void failAgain(const ParkedEvent& event, const Failure& failure, Wait wait) override;
   void commit() override;

@@ -63,8 +63,9 @@ class PrefetchPlan {
   /// Other keys are worth this many times as much memory as was asked for.
   static constexpr std::size_t kMostTimes = 16;
   static constexpr int kStarvedLongEnough = 2;
-  /// After it was made less.
+  /// After it was made less: longer each time, since every change counts as a delivery.
   static constexpr std::chrono::minutes kLessFor{5};
+  static constexpr std::chrono::hours kLessForMost{8};
 
   std::size_t better(const Load& load, base::Clock::Boot now) {
     if (load.bytes > limits_.bytes && load.open > 1) {
@@ -86,7 +87,8 @@ class PrefetchPlan {
   }
 
   std::size_t less(std::size_t fitting, base::Clock::Boot now) {
-    lessUntil_ = now + kLessFor;
+    lessUntil_ = now + lessFor_;
+    lessFor_ = std::min<std::chrono::nanoseconds>(2 * lessFor_, kLessForMost);
     return std::clamp<std::size_t>(fitting, 1, std::max(1, now_ / 2));
   }
 
@@ -98,6 +100,7 @@ class PrefetchPlan {
   std::uint16_t now_;
   base::Clock::Boot openedAt_{0};
   base::Clock::Boot lessUntil_{0};
+  std::chrono::nanoseconds lessFor_ = kLessFor;
   std::uint64_t ackedBefore_ = 0;
   int starved_ = 0;
 };

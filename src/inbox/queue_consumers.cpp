@@ -13,6 +13,7 @@ namespace {
 /// wait for the transaction that has them, and no others do.
 constexpr std::chrono::seconds kLongestLetGo{5};
 constexpr std::chrono::seconds kReconsider{1};
+constexpr std::chrono::minutes kLongestEnd{1};
 
 }  // namespace
 
@@ -55,9 +56,10 @@ void QueueConsumers::reconsiderPrefetch() {
   if (now < nextReconsidering_) return;
   nextReconsidering_ = now + kReconsider;
   for (auto& [queue, one] : byQueue_) {
-    PrefetchPlan& plan = plans_.at(queue);
+    if (one.letGoAt) continue;
+    PrefetchPlan& plan = plans_.try_emplace(queue, prefetch_).first->second;
     const auto before = plan.now();
-    if (one.letGoAt || !plan.reconsider(queue_.loadOf(one.id), now)) continue;
+    if (!plan.reconsider(queue_.loadOf(one.id), now)) continue;
     base::log.info("consumer '{}': queue '{}' has a prefetch of {} from now on, {} before",
                    consumer_, queue, plan.now(), before);
     letGo(one);
@@ -69,6 +71,9 @@ void QueueConsumers::letGo(One& one) {
   if (!one.letGoAt) {
     one.letGoAt = now;
     queue_.letGo(one.id);
+  }
+  if (now - *one.letGoAt > kLongestEnd) {
+    throw BrokerError("RabbitMQ does not end a consumer's channel");
   }
   const bool isOver = !queue_.isInHand(one.id) || now - *one.letGoAt > kLongestLetGo;
   if (!isOver || std::exchange(one.isEnding, true)) return;
@@ -122,7 +127,7 @@ QueueNames QueueConsumers::consumed() const {
 
 std::optional<std::uint64_t> QueueConsumers::consumerOf(const std::string& queue) const {
   const auto one = byQueue_.find(queue);
-  if (one == byQueue_.end() || one->second.letGoAt) return std::nullopt;
+  if (one == byQueue_.end() || one->second.letGoAt || !one->second.isOpen) return std::nullopt;
   return one->second.id;
 }
 

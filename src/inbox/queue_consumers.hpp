@@ -30,6 +30,12 @@ class QueueConsumers {
   void connected(amqp::Connection& connection);
   void disconnected();
 
+  /// From the next consumer on.
+  void limit(const PrefetchPlan::Limits& prefetch) {
+    prefetch_ = prefetch;
+    plans_.clear();
+  }
+
   /// Begins to consume what is wanted, and lets go of the rest; to be called again and again. What
   /// is to have another prefetch is let go of, too, and taken up again.
   void follow(const QueueNames& wanted);
@@ -46,7 +52,7 @@ class QueueConsumers {
 
   /// Those that the broker may still take for consumed from here.
   [[nodiscard]] QueueNames consumed() const;
-  /// Of one that is consumed, and not let go of.
+  /// Of one that the broker has confirmed, and that is not let go of.
   [[nodiscard]] std::optional<std::uint64_t> consumerOf(const std::string& queue) const;
   /// Is one of them still to be confirmed by the broker?
   [[nodiscard]] bool anyOpening() const;

@@ -96,29 +96,38 @@ void Retrier::work(const ParkedEvent& event, const Handling& with) {
     if (giveUp(event, {error, "handler-failed"}, options_.retry.maxAttempts, with)) return;
     return postpone(event, {event.error, ""}, with);
   }
+  int along = event.along;
   for (int repeats = 0;; ++repeats) {
     try {
-      return apply(event, *handler, with);
+      return apply(event, along, with);
     } catch (const HandlerFailed& failed) {
       if (with.watch.abandoned()) return with.inbox.giveBack(event);  // stop() cancelled it
+      if (std::exchange(along, 0) > 0) continue;
       if (failed.failure().passing && repeats < kMostRepeats) continue;
       return noteFailure(event, failed.failure(), with);
     } catch (const BatchStopped& stopped) {
-      return noteFailure(event, stopped.failure(), with);
+      if (with.watch.abandoned()) return with.inbox.giveBack(event);
+      if (along == 0) return noteFailure(event, stopped.failure(), with);
+      along = std::max(0, static_cast<int>(stopped.index()) - 1);  // those before that one
     } catch (const LostInHandler& lost) {
-      if (losses_.lost(event.identity.id)) failed_ = LossesInARow::failureOf(lost);
+      if (along == 0 && losses_.lost(event.identity.id)) failed_ = LossesInARow::failureOf(lost);
       throw;
     }
   }
 }
 
-void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Handling& with) {
+/// One transaction for an event and some behind it.
+void Retrier::apply(const ParkedEvent& event, int along, const Handling& with) {
   const auto transaction = with.inbox.begin();
   if (!transaction->lock(event)) return;
+  std::vector<ParkedEvent> behind;
+  if (along > 0) behind = transaction->lockBehind(event, along);
   PILLION_FAILPOINT("parked.locked");
   try {
-    handleEvent(*transaction, handler, event.job, with.watch);
-    transaction->unpark(event);
+    handleEvent(*transaction, *with.handlers.find(event.identity.type), event.job, with.watch);
+    const bool usesTransaction = with.handlers.usesTransaction(event.identity.type);
+    behind.resize(handleBehind(*transaction, behind, usesTransaction, with));
+    transaction->unpark(event, behind);
   } catch (const ServerAilment&) {
     throw;
   } catch (const DatabaseError& error) {
@@ -127,7 +136,28 @@ void Retrier::apply(const ParkedEvent& event, const Handler& handler, const Hand
   PILLION_FAILPOINT("parked.handled");
   transaction->commit();
   PILLION_FAILPOINT("parked.committed");
-  ++counters_.applied;
+  counters_.applied += behind.size() + 1;
+}
+
+/// Returns how many were handled: so many as take no longer than a turn.
+std::size_t Retrier::handleBehind(InboxTransaction& transaction,
+                                  std::span<const ParkedEvent> events, bool usesTransaction,
+                                  const Handling& with) {
+  const auto end = base::systemClock().boot() + kTurn;
+  for (std::size_t n = 0; n < events.size(); ++n) {
+    const std::string& type = events[n].identity.type;
+    const Handler* handler = with.handlers.find(type);
+    if (handler == nullptr || with.handlers.usesTransaction(type) != usesTransaction) return n;
+    if (base::systemClock().boot() > end) return n;
+    try {
+      handleEvent(transaction, *handler, events[n].job, with.watch);
+    } catch (const HandlerFailed& failed) {
+      throw BatchStopped(n + 1, failed.failure(), true);
+    } catch (const BatchStopped& stopped) {
+      throw BatchStopped(n + 1, stopped.failure(), false);
+    }
+  }
+  return events.size();
 }
 
 /// An instance of another version may have parked it, which is still there, or comes back.

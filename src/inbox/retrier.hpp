@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 #include <pillion/consumer.hpp>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -62,7 +63,10 @@ class Retrier {
 
  private:
   void work(const ParkedEvent& event, const Handling& with);
-  void apply(const ParkedEvent& event, const Handler& handler, const Handling& with);
+  void apply(const ParkedEvent& event, int along, const Handling& with);
+  static std::size_t handleBehind(InboxTransaction& transaction,
+                                  std::span<const ParkedEvent> events, bool usesTransaction,
+                                  const Handling& with);
   void leaveToOthers(const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
   void postpone(const ParkedEvent& event, const Failure& failure, const Handling& with);

@@ -16,27 +16,36 @@ namespace {
 constexpr milliseconds kLookTimeout{2'000};
 /// A lease that has run out is noticed after this.
 constexpr milliseconds kLookAround{500};
+/// Until the database was reached.
+constexpr milliseconds kAwaitTopology{100};
 /// While deliveries come without a pause.
 constexpr milliseconds kFollow{50};
-constexpr milliseconds kDrainLook{500};
-constexpr std::size_t kMostBytes = 32U << 20;
+/// An instance that was slow may have bound them once more.
+constexpr std::chrono::hours kRetiredLook{1};
+constexpr std::size_t kMostBytes = 24U << 20;
 constexpr std::chrono::minutes kLongestBindWait{10};
 
-/// What is bounded for all queues, shared among those that there may be.
-PrefetchPlan::Limits prefetchOfEach(const ConsumerOptions& options) {
-  const int queues = std::max(1, options.partitions);
-  return {.wanted = static_cast<std::uint16_t>(std::max(1, options.prefetch / queues)),
+PrefetchPlan::Limits prefetchOfAll(const ConsumerOptions& options) {
+  return {.wanted = options.prefetch,
           .workers = static_cast<std::size_t>(options.workers),
-          .bytes = kMostBytes / static_cast<std::size_t>(queues),
+          .bytes = kMostBytes,
           .longestWait = options.prefetchWait};
+}
+
+/// What is bounded for all queues, shared among those that there may be.
+PrefetchPlan::Limits prefetchOfEach(PrefetchPlan::Limits limits, int partitions) {
+  const int queues = std::max(1, partitions);
+  limits.wanted = static_cast<std::uint16_t>(std::max(1, limits.wanted / queues));
+  limits.bytes /= static_cast<std::size_t>(queues);
+  return limits;
 }
 
 }  // namespace
 
 Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
                            const ConsumerOptions& consumer, DeliveryQueue& queue,
-                           Holdings& holdings, base::WakeEvent& wake, Counters& counters,
-                           HandlerWatch& watch)
+                           Holdings& holdings, const InboxName& inboxName, base::WakeEvent& wake,
+                           Counters& counters, HandlerWatch& watch)
     : options_(options),
       topology_(std::move(topology)),
       slowHandler_(consumer.slowHandler),
@@ -44,10 +53,12 @@ Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology 
       bindWait_(consumer.bindEvery),
       queue_(queue),
       holdings_(holdings),
+      inboxName_(inboxName),
       wake_(wake),
       counters_(counters),
       watch_(watch),
-      consumers_(topology_.queue, options, prefetchOfEach(consumer), queue),
+      prefetch_(prefetchOfAll(consumer)),
+      consumers_(topology_.queue, options, prefetchOfEach(prefetch_, topology_.partitions), queue),
       broker_("consumer '" + topology_.queue + "'", options.reconnectFirst, options.reconnectMost) {
 }
 
@@ -56,7 +67,7 @@ void Subscription::open() {
   try {
     connect();
   } catch (const Error& error) {
-    connection_.reset();
+    disconnect();
     if (!error.retryable()) throw;
     broker_.failed(error);
   }
@@ -81,18 +92,23 @@ void Subscription::settle() {
   }
 }
 
-/// How many partitions there are is known from the database, for as long as that can be reached:
+/// Whose queue it is, and how many partitions there are, is known from the database, and the latter
+/// for as long as that can be reached:
 /// one that declares what was right some time ago would bind queues that nobody consumes any more.
 bool Subscription::noteTopology() {
+  if (topology_.inbox.empty()) topology_.inbox = inboxName_.get();
+  if (topology_.inbox.empty()) return false;
   if (topology_.partitions == 0) return true;
   const Assignment now = holdings_.assignment();
   if (now.generation == 0 || !now.isCurrent) return false;
   if (bound_ > 0 && now.generation != topology_.generation) {
-    retired_ = topology_;
-    drainWatch_.forget();
     drained_.clear();
+    nextBind_ = nextRetiredLook_ = base::Clock::Boot{0};
   }
   if (now.next != std::exchange(next_, now.next)) nextBind_ = base::Clock::Boot{0};
+  if (topology_.partitions != now.partitions) {
+    consumers_.limit(prefetchOfEach(prefetch_, now.partitions));
+  }
   topology_.partitions = now.partitions;
   topology_.generation = now.generation;
   return true;
@@ -130,20 +146,29 @@ void Subscription::declare(amqp::Connection& connection) {
   bound_ = topology_.generation;
 }
 
-/// Those of the present queues that have nothing left, while they are worked off.
-Partitions Subscription::drained(const Assignment& now) {
-  if (!now.draining || base::systemClock().boot() < nextDrainLook_) return drained_;
-  nextDrainLook_ = base::systemClock().boot() + kDrainLook;
+bool Subscription::isWorkedOff(const std::string& queue) {
+  const auto consumer = consumers_.consumerOf(queue);
+  if (!consumer) return false;
+  if (const auto marker = markers_.next(queue, *consumer)) connection_->publish(*marker);
+  return markers_.cameBack(*consumer) && queue_.loadOf(*consumer).open == 0;
+}
+
+void Subscription::noteDrained(const Assignment& now) {
+  if (!now.draining) return;
   for (const int partition : now.wanted) {
-    const std::string queue = topology_.partitionQueue(partition);
-    const auto consumer = consumers_.consumerOf(queue);
-    if (!consumer || drained_.contains(partition)) continue;
-    const auto ready = connection_->messageCount(queue);
-    const Load load = queue_.loadOf(*consumer);
-    const bool isEmpty = ready.value_or(0) == 0 && load.open == 0;
-    if (drainWatch_.isDrained(queue, load.received, isEmpty)) drained_.insert(partition);
+    if (drained_.contains(partition)) continue;
+    if (isWorkedOff(topology_.partitionQueue(partition))) drained_.insert(partition);
   }
-  return drained_;
+}
+
+/// Nothing should be left in them; whatever is all the same is no less than an event.
+void Subscription::noteRetired() {
+  for (const std::string& queue : QueueNames(retired_)) {
+    if (!isWorkedOff(queue)) continue;
+    retired_.erase(queue);
+    worn_.insert(queue);
+    nextBind_ = base::Clock::Boot{0};
+  }
 }
 
 /// Consumes what is this instance's now, and says what is.
@@ -156,12 +181,15 @@ void Subscription::follow() {
   for (const int partition : assignment.wanted) {
     wanted.insert(topology_.partitionQueue(partition));
   }
+  const bool isFirst = assignment.wanted.contains(0);  // somebody has to see to what is left behind
+  if (!isFirst) retired_.clear();
+  wanted.insert(retired_.begin(), retired_.end());
   consumers_.follow(wanted);
+  noteDrained(assignment);
+  noteRetired();
   const QueueNames names = consumers_.consumed();
-  Consumption now{.connected = true,
-                  .generation = topology_.generation,
-                  .bound = bound_,
-                  .empty = drained(assignment)};
+  Consumption now{
+      .connected = true, .generation = topology_.generation, .bound = bound_, .empty = drained_};
   for (int partition = 0; partition < topology_.partitions; ++partition) {
     if (names.contains(topology_.partitionQueue(partition))) now.consumed.insert(partition);
   }
@@ -182,7 +210,7 @@ void Subscription::serve(const std::stop_token& stop) {
       base::log.error("consumer '{}' connects again after: {}", topology_.queue, error.what());
     }
     disconnect();
-    pause(broker_.pause(), stop);
+    pause(noteTopology() ? broker_.pause() : kAwaitTopology, stop);
   }
 }
 
@@ -206,6 +234,7 @@ void Subscription::pump(const std::stop_token& stop) {
 
 void Subscription::handle(amqp::Incoming incoming) {
   if (auto* delivery = std::get_if<amqp::Delivery>(&incoming)) {
+    if (topology_.partitions > 0 && markers_.take(*delivery)) return connection_->ack(*delivery);
     ++counters_.delivered;
     if (consumers_.isTooMuch(queue_.push(std::move(*delivery)))) nextFollow_ = base::Clock::Boot{0};
   } else if (const auto* opened = std::get_if<amqp::ConsumerOpened>(&incoming)) {
@@ -250,9 +279,11 @@ void Subscription::lookAfterBindings() {
           " published meanwhile may not have come here",
           topology_.queue, topology_.exchange);
     }
-    removeRetired(look);
+    if (options_.declareTopology && topology_.partitions > 0) lookForRetired(look);
     look.close();
     bindWait_ = bindEvery_;
+  } catch (const amqp::WrongInbox&) {
+    throw;  // somebody has adopted it: nothing more is to be taken
   } catch (const ConfigError& error) {
     if (told_.mayTell("bindings")) {
       base::log.warn("consumer '{}' could not look after its bindings: {}", topology_.queue,
@@ -265,18 +296,14 @@ void Subscription::lookAfterBindings() {
   nextBind_ = base::systemClock().boot() + bindWait_;
 }
 
-/// After a change of partitions, when no other instance consumes from them any more either.
-void Subscription::removeRetired(amqp::Connection& look) {
-  if (!retired_ || !options_.declareTopology) return;
-  bool all = true;
-  for (const std::string& queue : retired_->queues()) {
-    if (look.deleteUnused(queue) || !look.queueExists(queue)) continue;
-    all = false;
-    if (!told_.mayTell(queue)) continue;
-    base::log.info("consumer '{}': queue '{}' of before the change is still in use",
-                   retired_->queue, queue);
-  }
-  if (all) retired_.reset();
+/// After a change of partitions, by the instance that has the first one.
+void Subscription::lookForRetired(amqp::Connection& look) {
+  for (const std::string& queue : std::exchange(worn_, {})) look.deleteQueue(queue);
+  const auto now = base::systemClock().boot();
+  const bool isMine = next_ == 0 && holdings_.assignment().wanted.contains(0);
+  if (!isMine || topology_.generation == 1 || now < nextRetiredLook_) return;
+  for (const std::string& queue : amqp::unbindRetired(look, topology_)) retired_.insert(queue);
+  nextRetiredLook_ = now + kRetiredLook;
 }
 
 void Subscription::pause(milliseconds limit, const std::stop_token& stop) {

@@ -15,9 +15,10 @@
 #include "base/wake_event.hpp"
 #include "inbox/counters.hpp"
 #include "inbox/delivery_queue.hpp"
-#include "inbox/drain_watch.hpp"
 #include "inbox/handler_watch.hpp"
 #include "inbox/holdings.hpp"
+#include "inbox/inbox_name.hpp"
+#include "inbox/markers.hpp"
 #include "inbox/queue_consumers.hpp"
 
 namespace pillion::inbox {
@@ -28,7 +29,8 @@ class Subscription {
  public:
   Subscription(const BrokerOptions& options, amqp::ConsumerTopology topology,
                const ConsumerOptions& consumer, DeliveryQueue& queue, Holdings& holdings,
-               base::WakeEvent& wake, Counters& counters, HandlerWatch& watch);
+               const InboxName& inboxName, base::WakeEvent& wake, Counters& counters,
+               HandlerWatch& watch);
 
   /// First contact with the broker; throws what waiting cannot heal.
   void open();
@@ -41,9 +43,11 @@ class Subscription {
   void connect();
   void disconnect();
   void declare(amqp::Connection& connection);
-  [[nodiscard]] Partitions drained(const Assignment& now);
-  void removeRetired(amqp::Connection& look);
-  /// False when it is not known how many partitions there are now.
+  [[nodiscard]] bool isWorkedOff(const std::string& queue);
+  void noteDrained(const Assignment& now);
+  void noteRetired();
+  void lookForRetired(amqp::Connection& look);
+  /// False when it is not known whose queue it is, or how many partitions there are now.
   bool noteTopology();
   void follow();
   void pump(const std::stop_token& stop);
@@ -55,12 +59,13 @@ class Subscription {
 
   BrokerOptions options_;
   amqp::ConsumerTopology topology_;
-  int next_ = 0;                                   // partitions that it is being changed to
-  int bound_ = 0;                                  // the generation that was bound last
-  std::optional<amqp::ConsumerTopology> retired_;  // its queues are to go
-  DrainWatch drainWatch_;
-  Partitions drained_;
-  base::Clock::Boot nextDrainLook_{0};
+  int next_ = 0;   // partitions that it is being changed to
+  int bound_ = 0;  // the generation that was bound last
+  Markers markers_;
+  Partitions drained_;  // of the present queues, while they are worked off
+  QueueNames retired_;  // queues of before the last change, which are to be worked off and to go
+  QueueNames worn_;     // those of them that have been worked off
+  base::Clock::Boot nextRetiredLook_{0};
   std::chrono::milliseconds slowHandler_;
   std::chrono::milliseconds bindEvery_;
   std::chrono::milliseconds bindWait_;  // longer after looks that failed
@@ -69,10 +74,12 @@ class Subscription {
   base::OnceAnHour told_;
   DeliveryQueue& queue_;
   Holdings& holdings_;
+  const InboxName& inboxName_;
   base::WakeEvent& wake_;
   Counters& counters_;
   HandlerWatch& watch_;
   std::unique_ptr<amqp::Connection> connection_;
+  PrefetchPlan::Limits prefetch_;  // of all queues together
   QueueConsumers consumers_;
   base::Reconnect broker_;
 };

@@ -55,6 +55,7 @@ void Worker::openInbox() {
                                                shared_.options.dedupeWindow);
   closeInbox();
   inbox_ = std::move(fresh);
+  shared_.inboxName.set(inbox_->identity());
   const base::MutexLock lock(cancelMutex_);
   cancellable_ = inbox_.get();
 }
@@ -145,7 +146,7 @@ void Worker::allIsWell() {
 }
 
 std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
-  const std::size_t size = plan.size(left.size());
+  const std::size_t size = alike(left.first(plan.size(left.size())), shared_.handlers);
   const auto start = base::systemClock().boot();
   try {
     const auto outcomes = attemptBatch(left.first(size), handling());

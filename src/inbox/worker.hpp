@@ -20,6 +20,7 @@
 #include "inbox/delivery_queue.hpp"
 #include "inbox/handler_table.hpp"
 #include "inbox/handler_watch.hpp"
+#include "inbox/inbox_name.hpp"
 #include "inbox/postgres_inbox.hpp"
 #include "inbox/retrier.hpp"
 #include "inbox/shared_outage.hpp"
@@ -37,6 +38,7 @@ struct Shared {
   NextLook& nextLook;
   base::OnceAnHour& told;
   base::WakeEvent& letters;  // raised when a dead letter was written
+  InboxName& inboxName;
   std::shared_ptr<SharedOutage> outage =
       std::make_shared<SharedOutage>("consumer '" + consumer + "'");
 };

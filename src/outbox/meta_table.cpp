@@ -53,12 +53,20 @@ void storeCluster(pqxx::transaction_base& tx, const std::string& schema) {
 }
 
 std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema) {
-  const auto result =
-      tx.exec(inSchema("select (select system_identifier from pg_control_system())::text || '.' ||"
-                       " (select oid from pg_database where datname = current_database())::text,"
-                       " identity::text from {schema}.meta",
-                       schema));
-  return textOf(result[0][0]) + '.' + schema + '.' + textOf(result[0][1]);
+  const auto result = tx.exec(inSchema(
+      "select c.system_identifier, d.oid, m.identity from pg_catalog.pg_control_system() c,"
+      " pg_catalog.pg_database d, {schema}.meta m where d.datname = pg_catalog.current_database()",
+      schema));
+  return textOf(result[0][0]) + '.' + textOf(result[0][1]) + '.' + schema + '.' +
+         textOf(result[0][2]);
+}
+
+std::string inboxIdentity(pqxx::transaction_base& tx, const std::string& schema) {
+  const auto parts = postgres::execute(
+      tx,
+      "select pg_catalog.current_database(), pg_catalog.left(pg_catalog.md5($1::text), 16)",
+      {outboxIdentity(tx, schema)});
+  return textOf(parts[0][0]) + '.' + schema + '.' + textOf(parts[0][1]);
 }
 
 void renewIdentity(pqxx::transaction_base& tx, const std::string& schema) {

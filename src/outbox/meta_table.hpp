@@ -21,6 +21,10 @@ void storeCluster(pqxx::transaction_base& tx, const std::string& schema);
 /// schema, and what it was given when it was installed or adopted.
 std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema);
 
+/// The same for every consumer whose inbox is here: short, since a broker's refusal quotes two of
+/// them in 255 bytes, and with the database's name, for people.
+std::string inboxIdentity(pqxx::transaction_base& tx, const std::string& schema);
+
 /// This outbox is another one than it was, to everybody outside of the database.
 void renewIdentity(pqxx::transaction_base& tx, const std::string& schema);
 

@@ -37,11 +37,15 @@ World::World(const std::string& schema) : database(schema) {
 }
 
 World::~World() {
-  // Hundreds of quorum queues would make the broker's end slow, and its restarts with it.
+  // Hundreds of quorum queues would make the broker's end slow, and its restarts with it. The next
+  // world may have a queue of the same name.
   try {
     Servers::mq().eval(
         "[catch rabbit_amqqueue:delete(Q, false, false, <<\"test\">>) || "
-        "Q <- rabbit_amqqueue:list()], ok");
+        "Q <- rabbit_amqqueue:list()], "
+        "[catch rabbit_exchange:delete(X, false, <<\"test\">>) || "
+        "X = {resource, _, exchange, N} <- rabbit_exchange:list_names(), "
+        "binary:longest_common_suffix([N, <<\".inbox\">>]) =:= 6], ok");
   } catch (const std::exception&) {  // a test that failed may have left it stopped
   }
 }

@@ -149,7 +149,7 @@ void parkAndApply(const DatabaseOptions& options, const Event& event) {
   const bool locked = transaction->lock(*parked);
   REQUIRE(locked);
   transaction->run([](const Event& one, Transaction& tx) { writeJournal(one, tx); }, event);
-  transaction->unpark(*parked);
+  transaction->unpark(*parked, {});
   transaction->commit();
   inbox.forgetOld();
 }

@@ -106,6 +106,20 @@ TEST_CASE("a handler that hides the end of its transaction has its neighbours ap
   }
 }
 
+TEST_CASE(
+    "a session lock that a handler took ends with its transaction, also when no other follows") {
+  const World world;
+  const auto consumer = EventConsumer::create("locks", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+    tx.exec("select pg_advisory_lock(7)");
+    writeJournal(event, tx);
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(1)[0]);
+  CHECK(eventually(20s, [&] { return world.journal() == 1; }));
+  CHECK(world.database.count("select count(*) from pg_locks where locktype = 'advisory'") == 0);
+}
+
 TEST_CASE("a handler finds its session as it was, whatever the one before it has set") {
   for (const std::string text :
        {"set local search_path = pg_catalog", "set search_path = pg_catalog",

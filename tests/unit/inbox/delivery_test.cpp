@@ -52,7 +52,8 @@ struct Bench : Inbox {
       bench_.note("park " + event.id + " " + failure.error);
     }
     bool lock(const ParkedEvent&) override { return true; }
-    void unpark(const ParkedEvent&) override {}
+    std::vector<ParkedEvent> lockBehind(const ParkedEvent&, int) override { return {}; }
+    void unpark(const ParkedEvent&, std::span<const ParkedEvent>) override {}
     void giveUp(const ParkedEvent&, const Failure&, int) override {}
     void forget(const amqp::Identity& event) override { bench_.note("forget " + event.id); }
     void deadLetter(const Job&, const Failure& failure, int attempts) override {

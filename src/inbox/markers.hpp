@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "amqp/channel.hpp"
+#include "event/event_id.hpp"
+
+namespace pillion::inbox {
+
+/// Proves that a queue to which nothing is published any more has been worked off. A marker is sent
+/// to its end; when it comes back, and nothing that came before it is open, there is nothing left.
+/// The broker's own count would not do: it leaves out what another consumer was sent, and is 0 for
+/// a queue that does not answer.
+class Markers {
+ public:
+  /// For a consumer that has not had one.
+  std::optional<amqp::Message> next(const std::string& queue, std::uint64_t consumer) {
+    if (!sent_.insert(consumer).second) return std::nullopt;
+    amqp::Message marker;
+    marker.routingKey = queue;
+    marker.type = "pillion.marker";
+    marker.headers.emplace_back(kHeader, textOf(consumer));
+    return marker;
+  }
+  /// Is it a marker, this instance's or another one's? It is no event.
+  bool take(const amqp::Delivery& delivery) {
+    if (!delivery.exchange.empty()) return false;
+    const std::string* text = amqp::findHeader(delivery.message, kHeader);
+    if (text == nullptr) return false;
+    if (*text == textOf(delivery.consumer)) came_.insert(delivery.consumer);
+    return true;
+  }
+  [[nodiscard]] bool cameBack(std::uint64_t consumer) const { return came_.contains(consumer); }
+
+ private:
+  static constexpr const char* kHeader = "pillion-marker";
+
+  [[nodiscard]] std::string textOf(std::uint64_t consumer) const {
+    return instance_ + '.' + std::to_string(consumer);
+  }
+
+  std::string instance_ = makeEventId();
+  std::set<std::uint64_t> sent_;
+  std::set<std::uint64_t> came_;
+};
+
+}  // namespace pillion::inbox
