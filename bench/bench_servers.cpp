@@ -48,9 +48,9 @@ support::Process BenchServers::startRelay(const std::string& database, const std
   return support::Process(options);
 }
 
-std::string payload() {
+std::string payload(std::size_t bytes) {
   std::string text = R"({"text":")";
-  text.append(kPayload - text.size() - 2, 'x');
+  text.append(bytes - text.size() - 2, 'x');
   return text + "\"}";
 }
 

@@ -51,7 +51,7 @@ struct BenchServers {
   int queues_ = 0;
 };
 
-/// JSON of exactly 512 bytes.
-std::string payload();
+/// JSON of exactly so many bytes.
+std::string payload(std::size_t bytes = kPayload);
 
 }  // namespace pillion::bench

@@ -1,85 +1,23 @@
 #include "consumer_bench.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <set>
 #include <stdexcept>
 #include <thread>
 
-#include "amqp/connection.hpp"
 #include "bare_consumer.hpp"
 #include "bench_servers.hpp"
+#include "consumer_child.hpp"
+#include "event_feed.hpp"
+#include "group_bench.hpp"
 
 namespace pillion::bench {
 namespace {
 
-constexpr long kKeys = 10'000;
-constexpr const char* kService = "bench-service";
 constexpr int kRounds = 5;
-constexpr std::chrono::milliseconds kNoConfirm{10'000};
-constexpr const char* kUpdate = "update account set balance = balance + 1 where id = $1";
-
-/// Ids of version 7, made now: `run` and `number` decide, so that they can be sent again.
-std::string idOf(long run, long number) {
-  static const auto made = std::chrono::duration_cast<std::chrono::milliseconds>(
-                               std::chrono::system_clock::now().time_since_epoch())
-                               .count();
-  char id[64];
-  std::snprintf(id, sizeof id, "%08llx-%04llx-7000-8%03lx-%012lx",
-                static_cast<unsigned long long>(made >> 16),
-                static_cast<unsigned long long>(made & 0xFFFF), static_cast<unsigned long>(run),
-                static_cast<unsigned long>(number));
-  return id;
-}
-
-amqp::Message messageOf(long run, long number) {
-  amqp::Message message;
-  message.routingKey = message.type = "bench.created";
-  message.messageId = idOf(run, number);
-  message.appId = "bench";
-  message.contentType = "application/json";
-  message.body = payload();
-  message.attributes.emplace();
-  message.attributes->time = "2026-01-31T23:59:59.123456Z";
-  message.attributes->key = std::to_string(number % kKeys);
-  return message;
-}
-
-/// Takes a confirm's tags out of those that are outstanding.
-void take(std::set<std::uint64_t>& outstanding, const amqp::Confirm& confirm) {
-  if (!confirm.positive) throw std::runtime_error("the broker refused a message");
-  if (!confirm.multiple) {
-    outstanding.erase(confirm.tag);
-    return;
-  }
-  outstanding.erase(outstanding.begin(), outstanding.upper_bound(confirm.tag));
-}
+constexpr std::size_t kLarge = 8U << 20;  // bytes
 
 void handle(const Event& event, Transaction& tx) {
   tx.exec_params(kUpdate, event.key());
-}
-
-long peakRssKib() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    long kib = 0;
-    if (word == "VmHWM:" && status >> kib) return kib;
-  }
-  return 0;
-}
-
-/// Events per second between the first hundredth and the last.
-double untilApplied(const EventConsumer& consumer, long events) {
-  const auto settled = [&] {
-    const auto stats = consumer.stats();
-    return static_cast<long>(stats.applied + stats.duplicates);
-  };
-  const long first = events / 100;
-  while (settled() < first) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  const long from = settled();
-  const auto start = Steady::now();
-  while (settled() < events) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  return static_cast<double>(events - from) / secondsSince(start);
 }
 
 class ConsumerBench {
@@ -103,20 +41,40 @@ class ConsumerBench {
           "consume_vs_database", kRounds, [&] { return consume(++run_, events, {}); },
           [&] { return databaseAlone(++run_, events); });
     });
+    report_.measure({"single_rate"}, [&] {
+      const long events = report_.scaled(20'000);
+      report_.compare(
+          "single_rate", kRounds, [&] { return consume(++run_, events, single()); },
+          [&] { return bareSingle(++run_, events); });
+    });
     report_.measure({"batch_gain"}, [&] {
-      ConsumerOptions single;
-      single.batchEvents = 1;
       report_.compare(
           "batch_gain", 3, [&] { return consume(++run_, report_.scaled(50'000), {}); },
-          [&] { return consume(++run_, report_.scaled(20'000), single); });
+          [&] { return consume(++run_, report_.scaled(20'000), single()); });
     });
     report_.measure({"duplicates_vs_broker"}, [&] { duplicates(); });
     report_.measure({"single_latency"}, [&] { singleLatency(); });
-    report_.measure({"consumer_rss_mib"}, [&] { memory(); });
+    measureGroups(report_, servers_);
+    report_.measure({"consumer_rss_idle_mib"}, [&] { memory("consumer_rss_idle_mib", 1); });
+    report_.measure({"consumer_rss_small_mib"},
+                    [&] { memory("consumer_rss_small_mib", report_.scaled(500'000)); });
+    report_.measure({"consumer_rss_mib"},
+                    [&] { memory("consumer_rss_mib", report_.quick() ? 60 : 500, kLarge); });
     report_.finish();
   }
 
  private:
+  static ConsumerOptions single() {
+    ConsumerOptions options;
+    options.batchEvents = 1;
+    return options;
+  }
+
+  [[nodiscard]] BareQueue bareQueue() const {
+    return {"127.0.0.1", servers_.rabbit.port(), std::string(kService) + ".events",
+            ConsumerOptions().prefetch};
+  }
+
   [[nodiscard]] std::unique_ptr<EventConsumer> create(ConsumerOptions options) const {
     options.database = servers_.database(database_);
     options.broker = servers_.broker();
@@ -125,27 +83,8 @@ class ConsumerBench {
     return consumer;
   }
 
-  void fillQueue(long run, long events) const {
-    amqp::Connection connection(servers_.broker(), "bench filler");
-    connection.selectConfirms(kExchange);
-    std::set<std::uint64_t> outstanding;
-    const auto settle = [&](std::chrono::milliseconds wait) {
-      const auto incoming = connection.receive(wait);
-      if (!incoming) return false;
-      if (std::holds_alternative<amqp::Returned>(*incoming)) {
-        throw std::runtime_error("the broker returned a message: is the queue bound?");
-      }
-      if (const auto* word = std::get_if<amqp::Confirm>(&*incoming)) take(outstanding, *word);
-      return true;
-    };
-    for (long n = 0; n < events; ++n) {
-      outstanding.insert(connection.publish(messageOf(run, n)));
-      while (settle(std::chrono::milliseconds(outstanding.size() > 1'000 ? 100 : 0))) {
-      }
-    }
-    while (!outstanding.empty()) {
-      if (!settle(kNoConfirm)) throw std::runtime_error("the broker confirms no more messages");
-    }
+  void fillQueue(long run, long events, std::size_t bytes = kPayload) const {
+    feed(servers_.broker(), run, events, bytes);
     servers_.postgres.execute(database_, "checkpoint");
   }
 
@@ -179,6 +118,22 @@ class ConsumerBench {
     return static_cast<double>(events) / secondsSince(start);
   }
 
+  /// What a service by hand does, with nothing but these libraries: the same two statements in a
+  /// transaction for each event, and its ack after that.
+  double bareSingle(long run, long events) {
+    fillQueue(run, events);
+    pqxx::connection connection(servers_.postgres.url(database_));
+    connection.prepare("claim",
+                       "insert into pillion.inbox (consumer, event_id, source) values"
+                       " ('alone', $1, 'bench') on conflict do nothing");
+    return consumeBare(bareQueue(), events, [&](std::string_view id, std::string_view key) {
+      pqxx::work tx{connection};
+      const auto claimed = tx.exec_prepared("claim", std::string(id));
+      if (claimed.affected_rows() > 0) tx.exec_params(kUpdate, std::string(key));
+      tx.commit();
+    });
+  }
+
   void duplicates() {
     const long events = report_.scaled(100'000);
     const long known = ++run_;
@@ -187,8 +142,7 @@ class ConsumerBench {
         "duplicates_vs_broker", kRounds, [&] { return consume(known, events, {}); },
         [&] {
           fillQueue(known, events);
-          return consumeBare("127.0.0.1", servers_.rabbit.port(), queue_, events,
-                             ConsumerOptions().prefetch);
+          return consumeBare(bareQueue(), events);
         });
   }
 
@@ -217,31 +171,24 @@ class ConsumerBench {
   }
 
   void singleLatency() {
-    ConsumerOptions single;
-    single.batchEvents = 1;
     report_.compare(
         "single_latency", kRounds, [&] { return oneAtATime({}); },
-        [&] { return oneAtATime(single); }, " ms");
+        [&] { return oneAtATime(single()); }, " ms");
   }
 
-  void memory() {
-    const long events = report_.scaled(500'000);
-    fillQueue(++run_, events);
-    support::ProcessOptions options;
-    options.command = {"/proc/self/exe", "consumer-child", std::to_string(events)};
-    options.environment = {{"PILLION_DATABASE_URL", servers_.postgres.url(database_)},
-                           {"PILLION_AMQP_URL", servers_.rabbit.url()},
-                           {"PILLION_EXCHANGE", kExchange}};
-    const auto child = support::run(options, std::chrono::seconds(600));
+  void memory(const std::string& name, long events, std::size_t bytes = kPayload) {
+    fillQueue(++run_, events, bytes);
+    const auto child = support::run(
+        childOptions(servers_, database_, kExchange, {"consumer-child", std::to_string(events)}),
+        std::chrono::seconds(600));
     const auto at = child.output.rfind("peak ");
     if (child.status != 0 || at == std::string::npos) throw std::runtime_error(child.output);
-    report_.value("consumer_rss_mib", std::stod(child.output.substr(at + 5)) / 1024);
+    report_.value(name, std::stod(child.output.substr(at + 5)));
   }
 
   Report report_;
   BenchServers servers_;
   std::string database_;
-  std::string queue_ = std::string(kService) + ".events";
   long run_ = 0;
 };
 
@@ -249,15 +196,6 @@ class ConsumerBench {
 
 void runConsumerBench(const BenchOptions& options) {
   ConsumerBench(options).run();
-}
-
-void consumeInChild(long events) {
-  const auto consumer = EventConsumer::create(kService, {"#"});
-  consumer->onEvent("#", handle);
-  consumer->start();
-  untilApplied(*consumer, events);
-  consumer->stop();
-  std::printf("peak %ld\n", peakRssKib());
 }
 
 }  // namespace pillion::bench

@@ -38,15 +38,24 @@
 // consumer, events of 512 bytes, a handler with one UPDATE:
 // consume_vs_database: events applied / the same inbox inserts and updates by libpqxx alone, in
 //   batches of the same size; medians of five runs each, in turns
-// batch_gain: default settings / one transaction per event
-// duplicates_vs_broker: duplicates absorbed / bare rabbitmq-c consuming and acking
+// single_rate: with a transaction per event / a loop by hand over rabbitmq-c and libpqxx that does
+//   the same: claim, update, commit, ack; medians of five; at least 0.85
+// batch_gain: default settings / one transaction per event; at least 4
+// duplicates_vs_broker: duplicates absorbed / bare rabbitmq-c consuming and acking; at least 0.6
 // single_latency: p50 of one event at a time, published to committed / the same without batches
-// consumer_rss_mib: peak memory with 500,000 in the queue
+// group_of_two: two instances with eight partitions, four workers each, a handler that waits for
+//   2 ms / one such instance; events applied, from fair shares on; medians of three; at least 1.8
+// rebalance_s: for how long that partition of eight stands still which waits longest, at 400
+//   events/s, when an instance is added to two, and when one of three is stopped, or killed (which
+//   costs its lease); medians of ten rounds; added and stopped at most 2
+// consumer_rss_mib: peak memory with 500 events of 8 MiB in the queue, at most 96; and
+//   consumer_rss_small_mib with 500,000 of 512 bytes, consumer_rss_idle_mib with a single one
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "consumer_bench.hpp"
+#include "consumer_child.hpp"
 #include "relay_bench.hpp"
 
 int main(int argc, char** argv) {
@@ -63,11 +72,15 @@ int main(int argc, char** argv) {
   }
   auto* child = app.add_subcommand("consumer-child", "For the consumer's benchmark itself");
   child->add_option("events", childEvents)->required();
+  std::string service;
+  auto* member = app.add_subcommand("group-child", "The same");
+  member->add_option("service", service)->required();
   CLI11_PARSE(app, argc, argv);
   try {
     if (*relay) pillion::bench::runRelayBench(options);
     if (*consumer) pillion::bench::runConsumerBench(options);
     if (*child) pillion::bench::consumeInChild(childEvents);
+    if (*member) pillion::bench::consumeInGroup(service);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "pillion-bench: %s\n", error.what());

@@ -43,7 +43,7 @@ bool movesText(std::uint32_t point) {
 }
 
 std::string escaped(const char* form, std::uint32_t number) {
-  std::array<char, 8> text{};
+  std::array<char, 12> text{};
   std::snprintf(text.data(), text.size(), form, number);
   return text.data();
 }
