@@ -4,8 +4,8 @@
 #include "amqp/broker_check.hpp"
 #include "amqp/connection.hpp"
 #include "amqp/topology.hpp"
+#include "migrate/meta_table.hpp"
 #include "migrate/schema_check.hpp"
-#include "outbox/meta_table.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion {
@@ -21,7 +21,7 @@ void adoptQueue(const DatabaseOptions& database, const BrokerOptions& broker,
   postgres::guarded("reading whose inbox this is", [&] {
     pqxx::nontransaction tx{*connection};
     migrate::requireCurrentSchema(tx, schema);
-    topology.inbox = outbox::inboxIdentity(tx, schema);
+    topology.inbox = migrate::inboxIdentity(tx, schema);
   });
   amqp::Connection look(broker, "adopt " + queue);
   amqp::adoptQueue(look, topology);

@@ -8,8 +8,8 @@
 #include "event/event_id.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "inbox/postgres_inbox_transaction.hpp"
+#include "migrate/meta_table.hpp"
 #include "migrate/schema_check.hpp"
-#include "outbox/meta_table.hpp"
 #include "postgres/statement.hpp"
 
 namespace pillion::inbox {
@@ -35,7 +35,7 @@ PostgresInbox::PostgresInbox(const DatabaseOptions& options, std::string consume
     pqxx::nontransaction tx{*connection_};
     migrate::requireCurrentSchema(tx, schema_);
     requireParkedSequence(tx, schema_);
-    identity_ = outbox::inboxIdentity(tx, schema_);
+    identity_ = migrate::inboxIdentity(tx, schema_);
     horizon_ = readHorizon(tx, schema_);
     setClock(readClock(tx));
     functionsSet_ = anyFunctionSets(tx, schema_);

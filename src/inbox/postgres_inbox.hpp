@@ -22,7 +22,7 @@ class PostgresInbox : public Inbox {
   PostgresInbox(const DatabaseOptions& options, std::string consumer, std::chrono::hours window,
                 const base::Clock& clock = base::systemClock());
 
-  /// See outbox/meta_table.hpp.
+  /// See migrate/meta_table.hpp.
   [[nodiscard]] const std::string& identity() const { return identity_; }
   [[nodiscard]] bool remembers(const std::string& eventId) const override;
   std::unique_ptr<InboxTransaction> begin() override;

@@ -4,9 +4,9 @@
 #include <iterator>
 #include <pillion/error.hpp>
 
+#include "migrate/meta_table.hpp"
 #include "migrate/schema_check.hpp"
 #include "outbox/lane_table.hpp"
-#include "outbox/meta_table.hpp"
 #include "outbox/parked_table.hpp"
 #include "outbox/sequence_table.hpp"
 
@@ -36,11 +36,11 @@ PostgresEventLog::PostgresEventLog(const EventLogOptions& options)
   postgres::guarded(*connection_, "opening the outbox", [&] {
     pqxx::work tx{*connection_};
     migrate::requireCurrentSchema(tx, schema_);
-    requireOwnCluster(tx, schema_);
+    migrate::requireOwnCluster(tx, schema_);
     requireAllLanes(tx, schema_);
     requireSequences(tx, schema_);
     requireHexBytes(tx);
-    identity_ = outboxIdentity(tx, schema_);
+    identity_ = migrate::outboxIdentity(tx, schema_);
     // Behind a pooler the session's life is not ours.
     const bool shared = postgres::sharesSession(tx);
     backend_ = shared || !options_.endsWithSession ? 0 : (*connection_)->backendpid();

@@ -1,8 +1,8 @@
 #include <pillion/restore.hpp>
 
+#include "migrate/meta_table.hpp"
 #include "migrate/schema_check.hpp"
 #include "outbox/lane_table.hpp"
-#include "outbox/meta_table.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/parked_table.hpp"
 #include "outbox/sequence_table.hpp"
@@ -16,10 +16,10 @@ void adoptCluster(const DatabaseOptions& options, bool newIdentity) {
   postgres::guarded("adopting the cluster", [&] {
     pqxx::work tx{*connection};
     migrate::requireCurrentSchema(tx, schema);
-    outbox::requireCursorInReach(tx, schema);
+    migrate::requireCursorInReach(tx, schema);
     outbox::requireSequences(tx, schema);
-    outbox::storeCluster(tx, schema);
-    if (newIdentity) outbox::renewIdentity(tx, schema);
+    migrate::storeCluster(tx, schema);
+    if (newIdentity) migrate::renewIdentity(tx, schema);
     tx.commit();
   });
 }
@@ -42,7 +42,7 @@ Rebased rebaseCursor(const DatabaseOptions& options, std::chrono::hours republis
     rebased = {stamped.unpublished, stamped.published};
     outbox::stampParkedAnew(tx, schema);
     outbox::resetCursors(tx, schema);
-    outbox::storeCluster(tx, schema);
+    migrate::storeCluster(tx, schema);
     tx.commit();
   });
   return rebased;

@@ -294,7 +294,7 @@ TEST_CASE("letters of before are redriven to the partitions that there are now, 
   }
   const auto undecided = dead(world, "redrive", "grown", {"--all"});
   CHECK(undecided.status == 2);
-  CHECK(undecided.text.find("neither is consumed from") != std::string::npos);
+  CHECK(undecided.text.find("start the consumer, or delete") != std::string::npos);
   const auto single = start(0);
   redrive();
   CHECK(eventually(20s, [&] { return world.journal() == 4; }));

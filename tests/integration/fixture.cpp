@@ -98,6 +98,7 @@ std::vector<amqp::Message> TestQueue::read(std::size_t count, std::chrono::milli
       connection_->ack(*delivery);
       messages.push_back(std::move(delivery->message));
     }
+    if (const auto* ended = std::get_if<amqp::ConsumerEnded>(&*incoming)) amqp::throwEnded(*ended);
   }
   return messages;
 }

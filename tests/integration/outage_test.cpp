@@ -52,7 +52,7 @@ void checkRecovered(const World& world, const LogCapture& log, const std::string
   CHECK(world.journalIds() == events);
   CAPTURE(log.text());
   CHECK(log.count(" waits: ") == 1);
-  CHECK(log.count(" goes on") == 1);
+  CHECK(eventually(10s, [&] { return log.count(" goes on") == 1; }));
 }
 
 }  // namespace
@@ -157,7 +157,7 @@ TEST_CASE("RabbitMQ stops and starts again under a relay and a consumer") {
   CHECK(world.journal() == 10);
   CAPTURE(log.text());
   CHECK(log.count(" waits: ") == 2);  // one of each
-  CHECK(log.count(" goes on") == 2);
+  CHECK(eventually(10s, [&] { return log.count(" goes on") == 2; }));
 }
 
 TEST_CASE("RabbitMQ is killed under a consumer and comes back") {
@@ -357,7 +357,7 @@ TEST_CASE("relay and consumer may both be started before the servers are there")
   const auto relay = Relay::create(relayOptions(world.database, world.exchange));
   relay->start();
   consumer->start();
-  CHECK(log.count(" waits: ") >= 3);
+  CHECK(log.count(" waits: ") >= 2);  // without PostgreSQL it is not known whose queue it is
   CHECK(holdsFor(2s, [&] { return log.lines().size() <= 6; }));
 
   Servers::pg().start();

@@ -247,10 +247,10 @@ TEST_CASE("a table's SQL is in the file that owns the table") {
       // that
       // will be read from the log once more.
       {"lane_position",
-       {"src/outbox/lane_table.cpp", "src/outbox/meta_table.cpp", "src/outbox/outbox_table.cpp",
+       {"src/outbox/lane_table.cpp", "src/migrate/meta_table.cpp", "src/outbox/outbox_table.cpp",
         "src/outbox/parked_table.cpp"}},
       {"relay", {"src/outbox/lane_table.cpp", "src/outbox/sequence_table.cpp"}},
-      {"meta", {"src/outbox/meta_table.cpp"}},
+      {"meta", {"src/migrate/meta_table.cpp"}},
       {"inbox", {"src/inbox/inbox_table.cpp"}},
       {"inbox_horizon", {"src/inbox/inbox_table.cpp"}},
       {"claim_events", {"src/inbox/inbox_table.cpp"}},

@@ -1,11 +1,11 @@
-#include "outbox/meta_table.hpp"
+#include "migrate/meta_table.hpp"
 
 #include <pillion/error.hpp>
 
 #include "postgres/identifier.hpp"
 #include "postgres/statement.hpp"
 
-namespace pillion::outbox {
+namespace pillion::migrate {
 
 using postgres::inSchema;
 using postgres::textOf;
@@ -63,8 +63,7 @@ std::string outboxIdentity(pqxx::transaction_base& tx, const std::string& schema
 
 std::string inboxIdentity(pqxx::transaction_base& tx, const std::string& schema) {
   const auto parts = postgres::execute(
-      tx,
-      "select pg_catalog.current_database(), pg_catalog.left(pg_catalog.md5($1::text), 16)",
+      tx, "select pg_catalog.current_database(), pg_catalog.left(pg_catalog.md5($1::text), 16)",
       {outboxIdentity(tx, schema)});
   return textOf(parts[0][0]) + '.' + schema + '.' + textOf(parts[0][1]);
 }
@@ -73,4 +72,4 @@ void renewIdentity(pqxx::transaction_base& tx, const std::string& schema) {
   tx.exec(inSchema("update {schema}.meta set identity = gen_random_uuid()", schema));
 }
 
-}  // namespace pillion::outbox
+}  // namespace pillion::migrate

@@ -5,7 +5,7 @@
 
 // Every statement on the table `meta`: which cluster the cursor is of, and which outbox this is.
 
-namespace pillion::outbox {
+namespace pillion::migrate {
 
 /// Throws SchemaError when this is not the cluster, or not the state of it, that the cursor belongs
 /// to: a cursor of transaction ids would silently skip events there.
@@ -28,4 +28,4 @@ std::string inboxIdentity(pqxx::transaction_base& tx, const std::string& schema)
 /// This outbox is another one than it was, to everybody outside of the database.
 void renewIdentity(pqxx::transaction_base& tx, const std::string& schema);
 
-}  // namespace pillion::outbox
+}  // namespace pillion::migrate
