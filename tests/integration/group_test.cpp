@@ -210,4 +210,38 @@ TEST_CASE("the number of partitions changes under load: nothing is lost, and eac
   for (auto& one : processes) CHECK(one->stop()["dead"] == 0);
 }
 
+TEST_CASE("a partition is not worked off while somebody else holds what it has sent") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 2;
+  { journalConsumer(options, "withheld")->start(); }
+  amqp::Connection holder(brokerOptions(world.exchange), "test");
+  for (const char* queue : {"withheld.events.p0", "withheld.events.p1"}) holder.consume(queue, 10);
+  send(world.exchange, withLanes(interleaved(10, 3)));
+  std::size_t withheld = 0;
+  REQUIRE(eventually(20s, [&] {
+    const auto incoming = holder.receive(100ms);
+    if (incoming && std::holds_alternative<amqp::Delivery>(*incoming)) ++withheld;
+    return withheld >= 11;  // of both
+  }));
+  const auto consumer = journalConsumer(options, "withheld");
+  consumer->start();
+  changePartitions(world.database.options(), "withheld.events", 3);
+  const auto generation = [&] {
+    return readGroupStatus(world.database.options()).at(0).generation;
+  };
+  CHECK(holdsFor(10s, [&] {
+    holder.receive(10ms);  // its heartbeats
+    return generation() == 1;
+  }));
+  send(world.exchange, withLanes(interleaved(10, 2, 4)));  // for the next queues
+  holder.close();
+  CHECK(eventually(60s, [&] { return generation() == 2; }));
+  CHECK(eventually(20s, [&] { return world.journal() == 50; }));
+  CHECK(world.journalIds() == 50);
+  CHECK(world.ordered());
+  CHECK(eventually(60s, [&] { return !Servers::mq().queueExists("withheld.events.p1"); }));
+  CHECK(Servers::mq().queueDepth("withheld.events.dead") == 0);  // no marker is taken for an event
+}
+
 }  // namespace pillion::test
