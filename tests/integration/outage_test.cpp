@@ -191,7 +191,7 @@ TEST_CASE("a COMMIT whose answer is lost is in doubt, and the event is applied o
   failpoint::disarm();
   CHECK(eventually(20s, [&] { return emptyQueue(consumer->queue()); }));
   CAPTURE(log.text());
-  CHECK(log.count("COMMIT unanswered") == 1);
+  CHECK(log.count(" waits: ") == 1);  // whichever of its threads noticed first
   CHECK(consumer->stats().duplicates == 1);
   CHECK(consumer->stats().applied == 0);
   CHECK(world.journal() == 1);
