@@ -7,7 +7,8 @@
 namespace pillion::inbox {
 
 std::string HandlerTable::unreachable(const std::vector<std::string>& bound) const {
-  for (const auto& [pattern, handler] : handlers_) {
+  for (const auto& entry : handlers_) {
+    const std::string& pattern = entry.first;
     const auto meets = [&](const std::string& other) { return patternsMeet(pattern, other); };
     if (std::ranges::none_of(bound, meets)) return pattern;
   }
