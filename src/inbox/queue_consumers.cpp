@@ -77,10 +77,14 @@ void QueueConsumers::letGo(One& one) {
   }
   const bool isOver = !queue_.isInHand(one.id) || now - *one.letGoAt > kLongestLetGo;
   if (!isOver || std::exchange(one.isEnding, true)) return;
+  sendAcks();
+  connection_->endConsumer(one.id);
+}
+
+void QueueConsumers::sendAcks() {
   for (const auto& [consumer, tag, multiple] : queue_.takeAcks()) {
     connection_->ack(consumer, tag, multiple);
   }
-  connection_->endConsumer(one.id);
 }
 
 void QueueConsumers::opened(const amqp::ConsumerOpened& opened) {

@@ -45,6 +45,7 @@ class QueueConsumers {
     nextReconsidering_ = base::Clock::Boot{0};
     return true;
   }
+  void sendAcks();
   void opened(const amqp::ConsumerOpened& opened);
   /// The queue was deleted, or the like.
   void cancelled(const amqp::ConsumerCancelled& cancelled);

@@ -1,6 +1,7 @@
 #include "inbox/subscription.hpp"
 
 #include <poll.h>
+
 #include <algorithm>
 #include <pillion/error.hpp>
 #include <utility>
@@ -93,8 +94,8 @@ void Subscription::settle() {
 }
 
 /// Whose queue it is, and how many partitions there are, is known from the database, and the latter
-/// for as long as that can be reached:
-/// one that declares what was right some time ago would bind queues that nobody consumes any more.
+/// for as long as that can be reached: one that declares what was right some time ago would bind
+/// queues that nobody consumes any more.
 bool Subscription::noteTopology() {
   if (topology_.inbox.empty()) topology_.inbox = inboxName_.get();
   if (topology_.inbox.empty()) return false;
@@ -249,9 +250,7 @@ void Subscription::handle(amqp::Incoming incoming) {
 
 void Subscription::sendAcks() {
   wake_.take();
-  for (const auto& [consumer, tag, multiple] : queue_.takeAcks()) {
-    connection_->ack(consumer, tag, multiple);
-  }
+  consumers_.sendAcks();
 }
 
 void Subscription::reportSlowHandlers() {
