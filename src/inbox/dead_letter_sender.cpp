@@ -26,8 +26,8 @@ constexpr std::size_t kMostBytes = 8U << 20;
 constexpr milliseconds kAgain{500};
 constexpr milliseconds kAgainMost{30'000};
 constexpr milliseconds kSlice{100};  // in which a stop is noticed
-/// For confirms that are on their way when the consumer stops.
-constexpr milliseconds kLastConfirms{1'000};
+/// When the consumer stops: for letters that were just written, and for confirms on their way.
+constexpr milliseconds kLastLetters{1'000};
 /// A connection on which nothing was heard for so many stall timeouts is of no use.
 constexpr int kMostStalls = 10;
 
@@ -48,9 +48,16 @@ void DeadLetterSender::serve(const std::stop_token& stop) {
   {
     const std::stop_callback wakeUp(stop, [this] { wake_.signal(); });
     while (!stop.stop_requested()) pause(turn(stop), stop);
+    sendLast(stop);
     if (broker_) broker_->close();
   }
   ended_ = true;
+}
+
+/// What the workers wrote last is not left to another instance, which there may not be.
+void DeadLetterSender::sendLast(const std::stop_token& stop) {
+  const auto end = base::systemClock().boot() + kLastLetters;
+  while (base::systemClock().boot() < end && turn(stop) == Wait(0)) continue;
 }
 
 DeadLetterSender::Wait DeadLetterSender::turn(const std::stop_token& stop) {
@@ -204,7 +211,7 @@ void DeadLetterSender::await(const std::stop_token& stop) {
   bool told = false;
   while (!letters_.empty()) {
     const auto now = clock.boot();
-    if (stop.stop_requested()) end = std::min<base::Clock::Boot>(end, now + kLastConfirms);
+    if (stop.stop_requested()) end = std::min<base::Clock::Boot>(end, now + kLastLetters);
     if (now >= end) return;
     if (const auto incoming = broker_->receive(kSlice)) handle(*incoming);
     if (blocked_) heard_ = now;

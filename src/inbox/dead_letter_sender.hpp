@@ -42,6 +42,7 @@ class DeadLetterSender {
  private:
   using Wait = std::chrono::milliseconds;
 
+  void sendLast(const std::stop_token& stop);
   /// Returns how long there is nothing to do.
   Wait turn(const std::stop_token& stop);
   Wait work(const std::stop_token& stop);
