@@ -1,5 +1,6 @@
 #include "amqp/topology.hpp"
 
+#include <algorithm>
 #include <pillion/error.hpp>
 
 #include "amqp/reply.hpp"
@@ -158,19 +159,23 @@ void declareChange(Connection& connection, const ConsumerTopology& present,
   });
 }
 
-std::vector<std::string> unbindRetired(Connection& connection, const ConsumerTopology& present) {
+std::vector<RetiredQueue> unbindRetired(Connection& connection, const ConsumerTopology& present) {
+  std::vector<RetiredQueue> found;
   ConsumerTopology before = present;
-  --before.generation;
-  std::vector<std::string> found;
-  for (int partition = 0; partition < kLanes; ++partition) {
-    const std::string queue = before.partitionQueue(partition);
-    if (!connection.queueExists(queue)) continue;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      connection.unbindQueue(queue, before.partitionExchange(), std::to_string(lane),
-                             headersOfLane(lane));
+  before.generation = std::max(1, present.generation - kMostGenerations);
+  for (; before.generation < present.generation; ++before.generation) {
+    const std::string first = before.partitionQueue(0);
+    if (!connection.queueExists(first)) continue;
+    for (int partition = 0; partition < kLanes; ++partition) {
+      const std::string queue = before.partitionQueue(partition);
+      if (!connection.queueExists(queue)) continue;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        connection.unbindQueue(queue, before.partitionExchange(), std::to_string(lane),
+                               headersOfLane(lane));
+      }
+      connection.unbindQueue(queue, before.unkeyedExchange(), "");
+      found.push_back({.name = queue, .first = first});
     }
-    connection.unbindQueue(queue, before.unkeyedExchange(), "");
-    found.push_back(queue);
   }
   return found;
 }

@@ -57,9 +57,18 @@ void declare(Connection& connection, const ConsumerTopology& topology);
 void declareChange(Connection& connection, const ConsumerTopology& present,
                    const ConsumerTopology& next);
 
-/// After such a change: the queues of the generation before that are still there, none of them
-/// bound to the lanes any more.
-std::vector<std::string> unbindRetired(Connection& connection, const ConsumerTopology& present);
+/// So many are looked at where it is not known which are there: each costs a round trip, and a
+/// change of partitions is rare.
+constexpr int kMostGenerations = 100;
+
+struct RetiredQueue {
+  std::string name;
+  std::string first;  // of its generation
+};
+
+/// After such changes: the queues of the generations before that are still there, none of them
+/// bound to the lanes any more. A generation is found by its first queue.
+std::vector<RetiredQueue> unbindRetired(Connection& connection, const ConsumerTopology& present);
 
 /// `<queue>.dead`, by its own name.
 void declareDeadLetterQueue(Connection& connection, const std::string& name);

@@ -199,13 +199,15 @@ std::string entryOf(const DeadLetterOptions& options) {
   topology.queue = options.queue;
   topology.partitions = 1;
   const std::string partitions = topology.partitionExchange();
-  const std::string first = topology.queues().front();
   const auto ofQueue = look.consumerCount(options.queue);
   if (!look.exchangeExists(partitions) || ofQueue.value_or(0) > 0) return "";
-  if (!ofQueue || look.consumerCount(first).value_or(0) > 0) return partitions;
+  if (!ofQueue) return partitions;
+  for (; topology.generation <= amqp::kMostGenerations; ++topology.generation) {
+    if (look.consumerCount(topology.partitionQueue(0)).value_or(0) > 0) return partitions;
+  }
   throw ConfigError("there are a queue '" + options.queue + "' and an exchange '" + partitions +
-                    "', and nobody consumes from the one or from '" + first +
-                    "': start the consumer, or delete what it does not use");
+                    "', and nobody consumes from the one or from a queue '" + options.queue +
+                    ".p0': start the consumer, or delete what it does not use");
 }
 
 }  // namespace

@@ -21,8 +21,6 @@ constexpr milliseconds kLookAround{500};
 constexpr milliseconds kAwaitTopology{100};
 /// While deliveries come without a pause.
 constexpr milliseconds kFollow{50};
-/// An instance that was slow may have bound them once more.
-constexpr std::chrono::hours kRetiredLook{1};
 constexpr std::size_t kMostBytes = 24U << 20;
 constexpr std::chrono::minutes kLongestBindWait{10};
 
@@ -60,6 +58,7 @@ Subscription::Subscription(const BrokerOptions& options, amqp::ConsumerTopology 
       watch_(watch),
       prefetch_(prefetchOfAll(consumer)),
       consumers_(topology_.queue, options, prefetchOfEach(prefetch_, topology_.partitions), queue),
+      change_(consumers_, queue),
       broker_("consumer '" + topology_.queue + "'", options.reconnectFirst, options.reconnectMost) {
 }
 
@@ -102,11 +101,7 @@ bool Subscription::noteTopology() {
   if (topology_.partitions == 0) return true;
   const Assignment now = holdings_.assignment();
   if (now.generation == 0 || !now.isCurrent) return false;
-  if (bound_ > 0 && now.generation != topology_.generation) {
-    drained_.clear();
-    nextBind_ = nextRetiredLook_ = base::Clock::Boot{0};
-  }
-  if (now.next != std::exchange(next_, now.next)) nextBind_ = base::Clock::Boot{0};
+  if (change_.note(now)) nextBind_ = base::Clock::Boot{0};
   if (topology_.partitions != now.partitions) {
     consumers_.limit(prefetchOfEach(prefetch_, now.partitions));
   }
@@ -132,44 +127,8 @@ void Subscription::disconnect() {
 }
 
 void Subscription::declare(amqp::Connection& connection) {
-  if (!options_.declareTopology) {
-    amqp::check(connection, topology_);  // nor can it be changed: bindings are not seen
-  } else if (next_ > 0) {
-    amqp::ConsumerTopology next = topology_;
-    next.partitions = next_;
-    ++next.generation;
-    amqp::declareChange(connection, topology_, next);
-    bound_ = next.generation;
-    return;
-  } else {
-    amqp::declare(connection, topology_);
-  }
-  bound_ = topology_.generation;
-}
-
-bool Subscription::isWorkedOff(const std::string& queue) {
-  const auto consumer = consumers_.consumerOf(queue);
-  if (!consumer) return false;
-  if (const auto marker = markers_.next(queue, *consumer)) connection_->publish(*marker);
-  return markers_.cameBack(*consumer) && queue_.loadOf(*consumer).open == 0;
-}
-
-void Subscription::noteDrained(const Assignment& now) {
-  if (!now.draining) return;
-  for (const int partition : now.wanted) {
-    if (drained_.contains(partition)) continue;
-    if (isWorkedOff(topology_.partitionQueue(partition))) drained_.insert(partition);
-  }
-}
-
-/// Nothing should be left in them; whatever is all the same is no less than an event.
-void Subscription::noteRetired() {
-  for (const std::string& queue : QueueNames(retired_)) {
-    if (!isWorkedOff(queue)) continue;
-    retired_.erase(queue);
-    worn_.insert(queue);
-    nextBind_ = base::Clock::Boot{0};
-  }
+  if (options_.declareTopology) return change_.declare(connection, topology_);
+  amqp::check(connection, topology_);  // nor can it be changed: bindings are not seen
 }
 
 /// Consumes what is this instance's now, and says what is.
@@ -178,19 +137,18 @@ void Subscription::follow() {
   if (topology_.partitions == 0) return consumers_.follow({topology_.queue});
   noteTopology();
   const Assignment assignment = holdings_.assignment();
-  QueueNames wanted;
+  QueueNames wanted = change_.retired(*connection_, assignment);
   for (const int partition : assignment.wanted) {
     wanted.insert(topology_.partitionQueue(partition));
   }
-  const bool isFirst = assignment.wanted.contains(0);  // somebody has to see to what is left behind
-  if (!isFirst) retired_.clear();
-  wanted.insert(retired_.begin(), retired_.end());
   consumers_.follow(wanted);
-  noteDrained(assignment);
-  noteRetired();
+  change_.noteDrained(*connection_, topology_, assignment);
+  if (change_.letGo()) nextBind_ = base::Clock::Boot{0};
   const QueueNames names = consumers_.consumed();
-  Consumption now{
-      .connected = true, .generation = topology_.generation, .bound = bound_, .empty = drained_};
+  Consumption now{.connected = true,
+                  .generation = topology_.generation,
+                  .bound = change_.bound(),
+                  .empty = change_.drained()};
   for (int partition = 0; partition < topology_.partitions; ++partition) {
     if (names.contains(topology_.partitionQueue(partition))) now.consumed.insert(partition);
   }
@@ -235,7 +193,9 @@ void Subscription::pump(const std::stop_token& stop) {
 
 void Subscription::handle(amqp::Incoming incoming) {
   if (auto* delivery = std::get_if<amqp::Delivery>(&incoming)) {
-    if (topology_.partitions > 0 && markers_.take(*delivery)) return connection_->ack(*delivery);
+    if (topology_.partitions > 0 && change_.takeMarker(*delivery)) {
+      return connection_->ack(*delivery);
+    }
     ++counters_.delivered;
     if (consumers_.isTooMuch(queue_.push(std::move(*delivery)))) nextFollow_ = base::Clock::Boot{0};
   } else if (const auto* opened = std::get_if<amqp::ConsumerOpened>(&incoming)) {
@@ -278,7 +238,9 @@ void Subscription::lookAfterBindings() {
           " published meanwhile may not have come here",
           topology_.queue, topology_.exchange);
     }
-    if (options_.declareTopology && topology_.partitions > 0) lookForRetired(look);
+    if (options_.declareTopology && topology_.partitions > 0) {
+      change_.lookForRetired(look, topology_, holdings_.assignment());
+    }
     look.close();
     bindWait_ = bindEvery_;
   } catch (const amqp::WrongInbox&) {
@@ -293,16 +255,6 @@ void Subscription::lookAfterBindings() {
                     error.what());
   }
   nextBind_ = base::systemClock().boot() + bindWait_;
-}
-
-/// After a change of partitions, by the instance that has the first one.
-void Subscription::lookForRetired(amqp::Connection& look) {
-  for (const std::string& queue : std::exchange(worn_, {})) look.deleteQueue(queue);
-  const auto now = base::systemClock().boot();
-  const bool isMine = next_ == 0 && holdings_.assignment().wanted.contains(0);
-  if (!isMine || topology_.generation == 1 || now < nextRetiredLook_) return;
-  for (const std::string& queue : amqp::unbindRetired(look, topology_)) retired_.insert(queue);
-  nextRetiredLook_ = now + kRetiredLook;
 }
 
 void Subscription::pause(milliseconds limit, const std::stop_token& stop) {

@@ -18,7 +18,7 @@
 #include "inbox/handler_watch.hpp"
 #include "inbox/holdings.hpp"
 #include "inbox/inbox_name.hpp"
-#include "inbox/markers.hpp"
+#include "inbox/partition_change.hpp"
 #include "inbox/queue_consumers.hpp"
 
 namespace pillion::inbox {
@@ -43,10 +43,6 @@ class Subscription {
   void connect();
   void disconnect();
   void declare(amqp::Connection& connection);
-  [[nodiscard]] bool isWorkedOff(const std::string& queue);
-  void noteDrained(const Assignment& now);
-  void noteRetired();
-  void lookForRetired(amqp::Connection& look);
   /// False when it is not known whose queue it is, or how many partitions there are now.
   bool noteTopology();
   void follow();
@@ -59,13 +55,6 @@ class Subscription {
 
   BrokerOptions options_;
   amqp::ConsumerTopology topology_;
-  int next_ = 0;   // partitions that it is being changed to
-  int bound_ = 0;  // the generation that was bound last
-  Markers markers_;
-  Partitions drained_;  // of the present queues, while they are worked off
-  QueueNames retired_;  // queues of before the last change, which are to be worked off and to go
-  QueueNames worn_;     // those of them that have been worked off
-  base::Clock::Boot nextRetiredLook_{0};
   std::chrono::milliseconds slowHandler_;
   std::chrono::milliseconds bindEvery_;
   std::chrono::milliseconds bindWait_;  // longer after looks that failed
@@ -81,6 +70,7 @@ class Subscription {
   std::unique_ptr<amqp::Connection> connection_;
   PrefetchPlan::Limits prefetch_;  // of all queues together
   QueueConsumers consumers_;
+  PartitionChange change_;
   base::Reconnect broker_;
 };
 
