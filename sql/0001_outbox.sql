@@ -84,7 +84,7 @@ create function rotate_ring(age interval, most int default 262144) returns boole
   set search_path from current set row_security = off
   set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  at bigint := (select last_value from outbox_id_seq);
+  at bigint := coalesce(pg_sequence_last_value('outbox_id_seq'), 1);
   goal bigint := ((at >> 22) + 1) << 22;
   oldest timestamptz;
 begin

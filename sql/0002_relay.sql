@@ -125,6 +125,10 @@ create function server_state() returns text language sql stable
 -- The first row is the snapshot of this very statement, the sequence as it saw it, and the server's
 -- state. Both branches carry the limits: one huge transaction must not come in one piece. The order by
 -- xid is only the index's.
+--
+-- A sequence is read by its function, here and everywhere. A select from it takes no lock on its one row
+-- and shows, for as long as nextval logs, a number that is 32 ahead: a floor that is too high, under which
+-- events would never be read, and then a sequence that goes back.
 create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_limit bigint,
                            lanes bigint)
   returns table (snapshot text, last_id bigint, server text, id bigint, lane smallint,
@@ -139,7 +143,8 @@ create function fetch_live(xips xid8[], from_xid xid8, row_limit bigint, byte_li
 #variable_conflict use_column
 begin
   return query
-  select pg_current_snapshot()::text, (select s.last_value from outbox_id_seq s), server_state(),
+  select pg_current_snapshot()::text, coalesce(pg_sequence_last_value('outbox_id_seq'), 1),
+         server_state(),
          null::bigint, null::smallint, null::uuid, null::text, null::text, null::text, null::text,
          null::text, null::text, null::text, null::text, null::text, null::text, null::text,
          null::bytea
@@ -229,7 +234,7 @@ begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'truncate_published needs READ COMMITTED';
   end if;
-  ahead := (child - (select (last_value >> 22) & 7 from outbox_id_seq)::int + 8) % 8;
+  ahead := (child - ((coalesce(pg_sequence_last_value('outbox_id_seq'), 1) >> 22) & 7)::int + 8) % 8;
   if ahead = 0 then return 'current'; end if;
   -- Events of a lane whose row is gone would look like nobody's.
   if (select count(*) from lane) < 64 then return 'unpublished'; end if;
@@ -260,17 +265,15 @@ create function sequences() returns table (sequence text, last bigint, highest b
   set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   return query
-    select 'outbox_id_seq', s.last_value - (not s.is_called)::int,
+    select 'outbox_id_seq', coalesce(pg_sequence_last_value('outbox_id_seq'), 0),
            greatest((select o.id from outbox o order by o.id desc limit 1), (select max(p.id) from parked p))
-      from outbox_id_seq s
-  union all
-    select 'scheduled_id_seq', s.last_value - (not s.is_called)::int, (select max(d.id) from scheduled d)
-      from scheduled_id_seq s
-  union all
-    select 'relay_token_seq', s.last_value - (not s.is_called)::int,
+    union all
+    select 'scheduled_id_seq', coalesce(pg_sequence_last_value('scheduled_id_seq'), 0),
+           (select max(d.id) from scheduled d)
+    union all
+    select 'relay_token_seq', coalesce(pg_sequence_last_value('relay_token_seq'), 0),
            greatest((select max(r.token) from relay r), (select max(l.token) from lane l))
-      from relay_token_seq s
-  union all
-    select 'parked_seq_seq', s.last_value - (not s.is_called)::int, (select max(p.seq) from parked p)
-      from parked_seq_seq s;
+    union all
+    select 'parked_seq_seq', coalesce(pg_sequence_last_value('parked_seq_seq'), 0),
+           (select max(p.seq) from parked p);
 end $$;

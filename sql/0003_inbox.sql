@@ -262,9 +262,9 @@ create function inbox_sequences() returns table (sequence text, last bigint, hig
   language plpgsql set search_path from current set row_security = off as $$
 begin
   return query
-    select 'inbox_parked_seq_seq', s.last_value - (not s.is_called)::int, (select max(p.seq) from inbox_parked p)
-      from inbox_parked_seq_seq s
+    select 'inbox_parked_seq_seq', coalesce(pg_sequence_last_value('inbox_parked_seq_seq'), 0),
+           (select max(p.seq) from inbox_parked p)
     union all
-    select 'inbox_dead_seq_seq', s.last_value - (not s.is_called)::int, (select max(d.seq) from inbox_dead d)
-      from inbox_dead_seq_seq s;
+    select 'inbox_dead_seq_seq', coalesce(pg_sequence_last_value('inbox_dead_seq_seq'), 0),
+           (select max(d.seq) from inbox_dead d);
 end $$;

@@ -264,8 +264,8 @@ Replayed replayBatch(pqxx::transaction_base& tx, const std::string& schema,
 }
 
 std::int64_t lastEventId(pqxx::transaction_base& tx, const std::string& schema) {
-  return integerOf(
-      tx.exec(inSchema("select last_value from {schema}.outbox_id_seq", schema))[0][0]);
+  return integerOf(tx.exec(inSchema(
+      "select coalesce(pg_sequence_last_value('{schema}.outbox_id_seq'), 1)", schema))[0][0]);
 }
 
 }  // namespace pillion::outbox
