@@ -75,6 +75,7 @@ class ConfirmTracker {
       if (!entry.value || !isIt(*entry.value, entry.sent)) continue;
       values.push_back(std::move(*entry.value));
       entry.value.reset();
+      entry.sent = {};  // nobody has confirmed it
       --outstanding_;
     }
     dropSettled();
@@ -87,6 +88,14 @@ class ConfirmTracker {
   }
   /// The oldest outstanding one; needs one.
   [[nodiscard]] const Value& oldest() const { return *entries_.front().value; }
+
+  /// Was something confirmed that was sent after the oldest outstanding one? A broker that is only
+  /// slow confirms what goes to one queue in its order. Needs an outstanding one.
+  [[nodiscard]] bool isOvertaken() const {
+    return std::ranges::any_of(entries_, [&](const Entry& entry) {
+      return !entry.value && entry.sent > entries_.front().sent;
+    });
+  }
 
   /// The channel is gone: everything outstanding is unknown. In the order in which it was sent.
   std::vector<Value> takeAll() {

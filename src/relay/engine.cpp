@@ -125,6 +125,7 @@ void Engine::writeCheckpoint() {
 void Engine::addLanes(const outbox::Cursor& claimed) {
   if (claimed.positions.empty()) return;
   parking_.addLanes(log_.parkedSummary(claimed.lanes()));
+  prober_.addLanes();
   main_.unsettled().addLanes(claimed);
   pace_.lookNow();
 }
@@ -142,6 +143,7 @@ void Engine::chooseLanesToGive() {
   lanesToGive_ = 0;
   toGive_ = main_.unsettled().takeLanes(chosen);
   parking_.dropLanes(chosen);
+  prober_.dropLanes(chosen);
   suspicion_.dropLanes(chosen);
 }
 

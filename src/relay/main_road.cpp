@@ -270,7 +270,7 @@ void MainRoad::requireProgress(Boot now) {
   if (tracker_.outstanding() == 0) return;
   const Boot sent = tracker_.oldestSent();
   window_.tryOthers(sent, now);
-  if (window_.lags(sent, now)) {
+  if (window_.lags(sent, now) && tracker_.isOvertaken()) {
     // Before so many are out at a queue that hangs that the broker stops reading what we send.
     const std::string type = tracker_.oldest()->message.type;
     const auto isOfType = [&](const ItemPtr& item, Boot = {}) {

@@ -87,7 +87,8 @@ void Prober::ask(Boot now, outbox::Lanes lanes) {
       question.after = refusedAfter_;
       break;
     case Kind::Pass:
-      if (pass_ == Pass::None) beginPass();
+      if (pass_ == Pass::None) beginPass(lanes);
+      question.lanes = passLanes_;
       question.after = passAt_;
       question.names.assign(left_.begin(), left_.end());
       leftAsked_ = left_.size();
@@ -103,9 +104,10 @@ void Prober::ask(Boot now, outbox::Lanes lanes) {
   feed_.ask(std::move(question));
 }
 
-void Prober::beginPass() {
+void Prober::beginPass(outbox::Lanes lanes) {
   pass_ = Pass::Reading;
-  passWanted_ = false;
+  passWanted_ = lanesCame_ = false;
+  passLanes_ = lanes;
   passAt_ = passFrom_;
   left_ = parking_.types().closed();
   keptKeys_.clear();
@@ -171,11 +173,11 @@ void Prober::advancePass(Boot now) {
   if (parking_.following() && now >= followUntil_) stopFollowing();
   if (pass_ != Pass::Draining || !idle()) return;
   for (const std::string& type : parking_.types().open()) {
-    if (!left_.contains(type)) parking_.recovered(type);
+    if (!left_.contains(type) && !lanesCame_) parking_.recovered(type);
   }
   parking_.follow(false);
   pass_ = Pass::None;
-  passWanted_ = passWanted_ || parking_.types().anyOpen();
+  passWanted_ = passWanted_ || lanesCame_ || parking_.types().anyOpen();
 }
 
 void Prober::stopFollowing() {

@@ -43,6 +43,14 @@ class Prober {
   /// and will be sent again.
   void useChannel(amqp::PublishChannel* channel);
 
+  /// Lanes were taken over: what is parked of them is read from its beginning, by the next pass.
+  void addLanes() {
+    passFrom_ = 0;  // another relay may have parked before we had looked, and written it later
+    lanesCame_ = true;
+  }
+  /// And given away: should they come back, the pass that goes on has missed something.
+  void dropLanes(outbox::Lanes lanes) { passLanes_ &= ~lanes; }
+
   /// Takes in what was read.
   void read(Boot now);
   /// Is there something to ask? And must what has changed be written before?
@@ -84,7 +92,7 @@ class Prober {
 
   [[nodiscard]] std::optional<Kind> nextQuestion(Boot now) const;
   [[nodiscard]] bool leavesMore() const;
-  void beginPass();
+  void beginPass(outbox::Lanes lanes);
   void take(outbox::ParkedAnswer answer, Boot now);
   void takeHeads(const outbox::ParkedQuestion& asked, const outbox::ParkedAnswer& answer);
   void takePass(outbox::ParkedAnswer answer, Boot now);
@@ -117,6 +125,8 @@ class Prober {
   bool refusedOnItsWay_ = false;
   Pass pass_ = Pass::None;
   bool passWanted_ = false;
+  outbox::Lanes passLanes_ = 0;
+  bool lanesCame_ = false;      // since it began
   std::int64_t passFrom_ = 0;   // nothing that is parked has a lower seq
   std::int64_t passAt_ = 0;     // up to here it is read
   std::set<std::string> left_;  // types that the pass leaves alone

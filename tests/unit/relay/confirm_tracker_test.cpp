@@ -201,3 +201,19 @@ TEST_CASE("the tracker does what the plain model does over 120,000 generated ste
     for (int i = 0; i < 10'000; ++i) walk.step();
   }
 }
+
+TEST_CASE(
+    "the oldest is overtaken by what was sent later and confirmed, not by what was given up") {
+  ConfirmTracker<int> tracker;
+  const auto ignore = [](Verdict, int) {};
+  for (int i = 1; i <= 4; ++i) {
+    tracker.sent(static_cast<std::uint64_t>(i), i, std::chrono::seconds(i < 3 ? 1 : i));
+  }
+  CHECK_FALSE(tracker.isOvertaken());
+  tracker.confirmed({.tag = 2, .multiple = false, .positive = true}, ignore);  // of the same moment
+  CHECK_FALSE(tracker.isOvertaken());
+  CHECK(tracker.takeWhere([](int value, auto) { return value == 3; }).size() == 1);
+  CHECK_FALSE(tracker.isOvertaken());
+  tracker.confirmed({.tag = 4, .multiple = false, .positive = true}, ignore);
+  CHECK(tracker.isOvertaken());
+}

@@ -103,3 +103,79 @@ TEST_CASE("an event that was published, read and parked again does not wait for 
   CHECK(bench.log.parkedAt(1) == nullptr);
   CHECK(bench.log.parkedAt(2) == nullptr);
 }
+
+namespace {
+
+/// The cursor, for some of the lanes.
+outbox::Cursor inLanes(const Bench& bench, outbox::Lanes lanes) {
+  outbox::Cursor cursor = bench.log.saved;
+  cursor.positions.front().lanes = lanes;
+  return cursor;
+}
+
+constexpr outbox::Lanes kLowLanes = 0xffff'ffffU;
+
+}  // namespace
+
+TEST_CASE("lanes that come in the middle of a pass are not read from its middle on") {
+  Bench bench;
+  bench.options.pageEvents = bench.options.windowEvents = 1;
+  bench.log.passRows = 1;
+  const auto first = bench.log.addParkedIn(40, "opens", "k", Reason::Unconfirmed, true);
+  for (int i = 0; i < 6; ++i) bench.log.addParked("opens");
+  const auto behind = bench.log.addParkedIn(40, "healthy", "k", Reason::Held, true);
+  bench.start(kLowLanes);
+  for (int i = 0; bench.broker.routed.size() < 3; ++i) {
+    REQUIRE(i < 10'000);
+    bench.engine->turn();
+  }
+  bool again = false;
+  SUBCASE("for the first time") {}
+  SUBCASE("once more") {
+    again = true;
+  }
+  bench.engine->addLanes(inLanes(bench, ~kLowLanes));
+  if (again) {
+    bench.engine->handOver(64);
+    for (int i = 0; bench.engine->lanes() != 0; ++i) {
+      REQUIRE(i < 10'000);
+      bench.engine->turn();
+    }
+    bench.engine->addLanes(inLanes(bench, outbox::kAllLanes));
+  }
+  bench.runFor(60s);
+  const Ids& routed = bench.broker.routed;
+  CHECK(bench.log.parked.empty());
+  CHECK(place(routed, "e" + std::to_string(first)) < place(routed, "e" + std::to_string(behind)));
+}
+
+TEST_CASE("what another relay parked earlier and wrote later is found when its lanes come") {
+  Bench bench;
+  const auto late = bench.log.addParkedIn(40, "opens", "", Reason::Unroutable, false);
+  auto unwritten = bench.log.parked.extract(bench.log.parked.begin());
+  bench.log.addParked("opens");
+  bench.log.addParked("opens", "", Reason::Invalid);
+  bench.start(kLowLanes);
+  bench.runFor(60s);
+  REQUIRE(bench.broker.routed == Ids{"e2"});
+  bench.log.parked.insert(std::move(unwritten));
+  bench.engine->addLanes(inLanes(bench, ~kLowLanes));
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e2", "e" + std::to_string(late)});
+}
+
+TEST_CASE("a type does not count as healthy before the lanes that came meanwhile are read") {
+  Bench bench;
+  bench.options.pageEvents = bench.options.windowEvents = 1;
+  bench.log.passRows = 1;
+  for (int i = 0; i < 4; ++i) bench.log.addParkedIn(40, "opens", "", Reason::Unroutable, false);
+  for (int i = 0; i < 4; ++i) bench.log.addParked("opens");
+  bench.start(kLowLanes);
+  for (int i = 0; bench.broker.routed.size() < 2; ++i) {
+    REQUIRE(i < 10'000);
+    bench.engine->turn();
+  }
+  bench.engine->addLanes(inLanes(bench, ~kLowLanes));
+  bench.runFor(60s);
+  CHECK(bench.log.parked.empty());
+}

@@ -33,9 +33,11 @@ class EngineBench {
   EngineBench& operator=(const EngineBench&) = delete;
 
   /// A new incarnation of the relay, from the cursor that was saved last.
-  void start() {
+  void start(outbox::Lanes lanes = outbox::kAllLanes) {
     engine = std::make_unique<relay::Engine>(log, log, options, counters, clock, random);
-    engine->addLanes(log.saved);
+    outbox::Cursor cursor = log.saved;
+    cursor.positions.front().lanes = lanes;
+    engine->addLanes(cursor);
     connect();
   }
 

@@ -59,6 +59,13 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     return id;
   }
 
+  /// The same for an event of another lane than 0.
+  std::int64_t addParkedIn(int lane, const std::string& type, const std::string& key, Reason reason,
+                           bool holds) {
+    const auto id = addParked(type, key, reason, holds);
+    rows.back().lane = parkedAt(id)->row.lane = lane;
+    return id;
+  }
   /// One that an earlier relay has parked; the cursor is past it.
   std::int64_t addParked(const std::string& type, const std::string& key = "",
                          Reason reason = Reason::Unroutable, bool holds = false) {
@@ -122,20 +129,22 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
     for (const std::int64_t seq : checkpoint.parked.settled) parked.erase(seq);
   }
 
-  outbox::ParkedSummary parkedSummary(outbox::Lanes) override {
+  outbox::ParkedSummary parkedSummary(outbox::Lanes lanes) override {
     outbox::ParkedSummary summary;
     std::set<std::string> types;
     std::map<std::string, outbox::ParkedSummary::Key> keys;
     for (const auto& [seq, entry] : parked) {
+      if ((outbox::laneBit(entry.row.lane) & lanes) == 0) continue;
       if (outbox::isOfType(entry.reason) && types.insert(entry.row.type).second) {
         summary.types.push_back({entry.row.type, entry.reason});
       }
       summary.anyRefused = summary.anyRefused || entry.reason == Reason::Refused;
       if (entry.row.id > placeOf(saved)) summary.ahead.push_back(entry.row.id);
       if (!entry.holds) continue;
-      auto& key = keys.try_emplace(entry.row.key,
-                                   outbox::ParkedSummary::Key{entry.row.key, 0, entry.row.id, 0})
-                      .first->second;
+      auto& key =
+          keys.try_emplace(entry.row.key, outbox::ParkedSummary::Key{entry.row.key, entry.row.lane,
+                                                                     entry.row.id, 0})
+              .first->second;
       key.firstId = std::min(key.firstId, entry.row.id);
       ++key.events;
     }
@@ -220,6 +229,7 @@ class FakeEventLog : public outbox::EventLog, public outbox::ParkedFeed {
   }
 
   [[nodiscard]] bool matches(const outbox::ParkedQuestion& question, const Parked& entry) const {
+    if ((outbox::laneBit(entry.row.lane) & question.lanes) == 0) return false;
     const auto left = [&](const std::string& type) {
       return std::ranges::count(question.names, type) > 0;
     };
