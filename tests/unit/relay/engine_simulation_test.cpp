@@ -11,9 +11,9 @@
 #include "event/timestamp.hpp"
 #include "relay/engine.hpp"
 #include "support/fake_broker.hpp"
-#include "support/fake_event_log.hpp"
 #include "support/manual_clock.hpp"
 #include "support/scripted_random.hpp"
+#include "support/shared_outbox.hpp"
 
 using namespace pillion;
 using pillion::relay::Engine;
@@ -23,7 +23,8 @@ namespace {
 
 constexpr std::int64_t kEvents = 150;
 
-/// A relay that loses channels, is refused, and dies, at random; then what the broker got.
+/// Relays that share lanes, lose channels, are refused, and die, at random; then what the broker
+/// got.
 class Simulation {
  public:
   explicit Simulation(std::uint64_t seed) : random_(seed) {
@@ -33,23 +34,28 @@ class Simulation {
     if (random_.oneIn(3)) options_.holdTypes = {"lonely"};
     log_.passRows = 1 + random_.below(10);
     options_.probeFirst = std::chrono::milliseconds(100);
-    const std::size_t slow = random_.below(4);
-    log_.slow = [this, slow] { return slow > 0 && random_.below(10) < 3 * slow; };
+    slow_ = random_.below(4);
     log_.pageRows = 1 + random_.below(options_.pageEvents);
     broker_.answer = [this](const amqp::Message& message) { return decide(message); };
+    for (std::size_t i = random_.below(3) + 1; i > 0; --i) {
+      relays_.push_back(std::make_unique<Relay>());
+      relays_.back()->number = static_cast<int>(relays_.size());
+      begin(*relays_.back());
+    }
   }
 
   void run() {
-    begin();
     for (int step = 0; !done(); ++step) {
       REQUIRE(step < 100'000);
       addSome();
-      if (random_.oneIn(150)) begin();  // the process died: only what was saved is left
+      now_ = relays_[random_.below(relays_.size())].get();
+      if (random_.oneIn(150)) begin(*now_);  // the process died: only what was saved is left
+      shareLanes();
       try {
-        engine_->turn();
+        now_->engine->turn();
       } catch (const BrokerError&) {
-        engine_->channelLost();
-        connect();
+        now_->engine->channelLost();
+        connect(*now_);
       }
     }
   }
@@ -73,15 +79,37 @@ class Simulation {
   }
 
  private:
-  void begin() {
-    engine_ = std::make_unique<Engine>(log_, log_, options_, counters_, clock_, random_);
-    engine_->addLanes(log_.saved);
-    connect();
+  struct Relay {
+    int number = 0;
+    std::unique_ptr<test::RelayLog> log;
+    std::unique_ptr<test::FakeChannel> channel;
+    std::unique_ptr<Engine> engine;
+  };
+
+  void begin(Relay& relay) {
+    outbox_.release(relay.number);
+    relay.engine.reset();
+    relay.log = std::make_unique<test::RelayLog>(outbox_, relay.number);
+    relay.log->slow = [this] { return slow_ > 0 && random_.below(10) < 3 * slow_; };
+    relay.engine =
+        std::make_unique<Engine>(*relay.log, *relay.log, options_, counters_, clock_, random_);
+    connect(relay);
   }
 
-  void connect() {
-    channel_ = std::make_unique<test::FakeChannel>(broker_, clock_);
-    engine_->useChannel(channel_.get(), random_.oneIn(2));
+  void connect(Relay& relay) {
+    relay.channel = std::make_unique<test::FakeChannel>(broker_, clock_);
+    relay.engine->useChannel(relay.channel.get(), random_.oneIn(2));
+  }
+
+  /// Some that are free are taken, and some are to be given away.
+  void shareLanes() {
+    if (relays_.size() > 1 && random_.oneIn(40)) {
+      now_->engine->handOver(1 + static_cast<int>(random_.below(outbox::kLanes)));
+    }
+    for (int lane = 0; lane < outbox::kLanes; ++lane) {
+      if (outbox_.holder.at(static_cast<std::size_t>(lane)) != 0) continue;
+      if (random_.oneIn(2)) now_->engine->addLanes(outbox_.claim(lane, now_->number));
+    }
   }
 
   /// `held`: keys of those before it that hold them.
@@ -96,7 +124,7 @@ class Simulation {
 
   /// The cursor is at the end, and nothing is parked that can be published.
   [[nodiscard]] bool done() const {
-    if (test::FakeEventLog::placeOf(log_.saved) < kEvents) return false;
+    if (outbox_.publishedUpTo() < kEvents) return false;
     std::set<std::int64_t> parked;
     for (const auto& [seq, entry] : log_.parked) parked.insert(entry.row.id);
     std::set<std::string> held;
@@ -108,12 +136,15 @@ class Simulation {
   void addSome() {
     const auto there = static_cast<std::int64_t>(log_.rows.size());
     for (std::size_t i = random_.below(4); i > 0 && there + static_cast<int>(i) <= kEvents; --i) {
-      const std::string key = random_.oneIn(4) ? "" : "k" + std::to_string(random_.below(5));
+      const auto of = static_cast<int>(random_.below(6));
+      const std::string key = of == 0 ? "" : "k" + std::to_string(of);
+      const int lane = 12 * of;
       const bool last = static_cast<std::int64_t>(log_.rows.size()) + 1 == kEvents;
       if (!last && random_.oneIn(20)) {
         log_.addBad("a");
+        log_.rows.back().lane = lane;
       } else {
-        log_.add(last ? "a" : anyType(), key);
+        outbox_.add(lane, last ? "a" : anyType(), key);
         if (!last && random_.oneIn(25)) expireSoon(log_.rows.back());
       }
     }
@@ -141,7 +172,7 @@ class Simulation {
       broker_.closeText = random_.oneIn(2) ? "'" + message.type + "'" : "it is not wanted";
       return Answer::Close;
     }
-    if (random_.oneIn(60)) channel_->lose();
+    if (random_.oneIn(60)) now_->channel->lose();
     if (message.type != "lonely" && random_.oneIn(20)) return Answer::Nack;
     if (random_.oneIn(100)) return random_.oneIn(4) ? Answer::Hang : Answer::Silence;
     return message.type == "lonely" ? Answer::Return : Answer::Route;
@@ -163,17 +194,21 @@ class Simulation {
 
   test::SeededRandom random_;
   test::ManualClock clock_;
-  test::FakeEventLog log_;
+  test::SharedOutbox outbox_;
+  test::FakeEventLog& log_ = outbox_.events;
   test::FakeBroker broker_;
   RelayOptions options_;
   relay::Counters counters_;
-  std::unique_ptr<test::FakeChannel> channel_;
-  std::unique_ptr<Engine> engine_;
+  std::size_t slow_ = 0;
+  std::vector<std::unique_ptr<Relay>> relays_;
+  Relay* now_ = nullptr;
 };
 
 }  // namespace
 
-TEST_CASE("whatever is lost, refused or killed: every event arrives or is parked, keys in order") {
+TEST_CASE(
+    "whatever is lost, refused, killed or shared: every event arrives or is parked, keys in "
+    "order") {
   useLogger(
       std::make_shared<spdlog::logger>("quiet", std::make_shared<spdlog::sinks::null_sink_st>()));
   for (std::uint64_t seed = 1; seed <= 120; ++seed) {
