@@ -204,7 +204,8 @@ void removeParked(pqxx::transaction_base& tx, const std::string& schema,
       tx, inSchema("delete from {schema}.inbox_parked where seq = any($1::text::bigint[])", schema),
       {postgres::arrayOf(numbers, [](const std::string& text) { return std::string_view(text); })});
   // Locked by this transaction, so they are there: what hides one would let it be applied again.
-  if (removed.affected_rows() != numbers.size()) throw Error("a parked event cannot be removed");
+  if (static_cast<std::size_t>(removed.affected_rows()) != numbers.size())
+    throw Error("a parked event cannot be removed");
   if (event.identity.key.empty()) return;
   execute(
       tx,

@@ -9,7 +9,6 @@
 
 using pillion::base::Lines;
 using pillion::base::printable;
-using pillion::base::quoted;
 
 TEST_CASE("text that is printable stays as it is, in whatever script") {
   for (const std::string text : {"", "order.created", "price in \xe2\x82\xac", R"(a \x1b b)",
@@ -52,13 +51,14 @@ TEST_CASE("a cut is never inside of a character or of what stands for one") {
 }
 
 TEST_CASE("a quotation is short, and tells how much there was") {
-  CHECK(quoted("") == "''");
-  CHECK(quoted("order-17") == "'order-17'");
-  CHECK(quoted(std::string(60, 'x')) == "'" + std::string(60, 'x') + "'");
-  CHECK(quoted(std::string(255, 'x')) == "'" + std::string(60, 'x') + "...' (255 bytes)");
+  CHECK(pillion::base::quoted("") == "''");
+  CHECK(pillion::base::quoted("order-17") == "'order-17'");
+  CHECK(pillion::base::quoted(std::string(60, 'x')) == "'" + std::string(60, 'x') + "'");
+  CHECK(pillion::base::quoted(std::string(255, 'x')) ==
+        "'" + std::string(60, 'x') + "...' (255 bytes)");
   std::string euros;
   for (int i = 0; i < 40; ++i) euros += "\xe2\x82\xac";
-  CHECK(quoted("x" + euros) == "'x" + euros.substr(0, 57) + "...' (121 bytes)");
+  CHECK(pillion::base::quoted("x" + euros) == "'x" + euros.substr(0, 57) + "...' (121 bytes)");
 }
 
 TEST_CASE("a log line is one line, whatever the values in it are") {
