@@ -226,13 +226,14 @@ void MainRoad::leave(ItemPtr item, Reason reason) {
 /// Over one of those in flight; nobody says which. When there was one only, it is that. Else those
 /// that the broker seems to speak of leave the road, or all of them: the second one finds out.
 void MainRoad::closed(const amqp::ChannelClosed& closed) {
-  auto unknown = tracker_.takeAll();
+  takeOut(closed);
   window_.reset(clock_.boot());
-  channel_->reopen(Road::Main);
-  if (unknown.size() == 1) {
-    leave(std::move(unknown.front()), reasonOf(closed));
-    return;
-  }
+  channel_->reopen(Road::Main);  // last: when that fails, nothing is on its way out of here
+}
+
+void MainRoad::takeOut(const amqp::ChannelClosed& closed) {
+  auto unknown = tracker_.takeAll();
+  if (unknown.size() == 1) return leave(std::move(unknown.front()), reasonOf(closed));
   counters_.repeated += unknown.size();
   // Not of std::ranges: clang 14 does not compile that one of libstdc++ 12.
   const auto others = std::stable_partition(

@@ -73,6 +73,7 @@ class MainRoad {
   void sendNext(Boot now);
   void settle(Verdict verdict, ItemPtr item);
   void leave(ItemPtr item, outbox::Reason reason);
+  void takeOut(const amqp::ChannelClosed& closed);
   template <typename Predicate>
   void giveUp(const Predicate& which);
   void renewChannel();

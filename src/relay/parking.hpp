@@ -103,7 +103,7 @@ class Parking {
 
   /// Is the time of the next refused one to be thought of?
   [[nodiscard]] bool anyRefused() const { return anyRefused_; }
-  void foundNoRefused() { anyRefused_ = false; }
+  void foundRefused(bool any) { anyRefused_ = any; }
 
   /// Says every few minutes which types are still sick.
   void remind(Boot now);

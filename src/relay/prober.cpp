@@ -85,6 +85,8 @@ void Prober::ask(Boot now, outbox::Lanes lanes) {
       break;
     case Kind::Refused:
       question.after = refusedAfter_;
+      // Unless one comes, or is in the answer.
+      if (refusedAfter_ == 0) parking_.foundRefused(false);
       break;
     case Kind::Pass:
       if (pass_ == Pass::None) beginPass(lanes);
@@ -129,10 +131,11 @@ void Prober::take(ParkedAnswer answer, Boot now) {
       return;
     case Kind::Refused:
       if (answer.rows.empty()) {
-        if (std::exchange(refusedAfter_, 0) == 0) parking_.foundNoRefused();
+        refusedAfter_ = 0;
         nextRefused_ = parking_.anyRefused() ? now + refusedBackoff_.next() : Boot{0};
         return;
       }
+      parking_.foundRefused(true);
       refusedAfter_ = answer.rows.front().seq;
       refusedOnItsWay_ = true;
       enter(answer.rows.front(), As::Refused);
@@ -160,7 +163,8 @@ void Prober::takeHeads(const ParkedQuestion& asked, const ParkedAnswer& answer) 
 }
 
 void Prober::takePass(ParkedAnswer answer, Boot now) {
-  if (passAt_ == passFrom_) passFrom_ = passAt_ = std::max(passFrom_, answer.first);
+  // Lanes that came since it was asked may have rows before that.
+  if (passAt_ == passFrom_ && !lanesCame_) passFrom_ = passAt_ = std::max(passFrom_, answer.first);
   passAt_ = std::max(passAt_, answer.upTo);
   for (outbox::ParkedRow& row : answer.rows) enter(row, As::Pass);
   if (!answer.end) return;
@@ -170,6 +174,7 @@ void Prober::takePass(ParkedAnswer answer, Boot now) {
 }
 
 void Prober::advancePass(Boot now) {
+  if (pass_ == Pass::None && !asked_ && idle()) keptKeys_.clear();
   if (parking_.following() && now >= followUntil_) stopFollowing();
   if (pass_ != Pass::Draining || !idle()) return;
   for (const std::string& type : parking_.types().open()) {
@@ -187,11 +192,14 @@ void Prober::stopFollowing() {
 
 void Prober::enter(outbox::ParkedRow& row, As as) {
   const ParkedPlace place{.as = as, .seq = row.seq, .reason = row.reason, .holds = row.holds};
+  // A probe may be what a pass has read already.
+  if (onRoad_.contains(row.seq)) return ended(place, row.row.type);
   const bool isSuspect = suspicion_.isSuspect(row.row.id);
   if (!isSuspect) {
     auto made = itemFrom(row.row);
     if (auto* item = std::get_if<ItemPtr>(&made)) {
       (*item)->parked = place;
+      onRoad_.insert(row.seq);
       unsettled_.addParked(std::move(*item));
       return;
     }
@@ -205,7 +213,7 @@ void Prober::enter(outbox::ParkedRow& row, As as) {
 void Prober::ended(const ParkedPlace& place, const std::string& type) {
   if (place.as == As::Probe) {
     probed_.clear();
-    parking_.types().inconclusive(type);
+    parking_.types().inconclusive(type, clock_.boot());
   }
   if (place.as == As::Refused) {
     refusedOnItsWay_ = false;
@@ -221,11 +229,15 @@ std::optional<Prober::Boot> Prober::nextDue(Boot now) const {
   if (parking_.following()) orAt(followUntil_);
   if (pass_ == Pass::Draining && idle()) orAt(now);
   if (nextQuestion(now)) orAt(now);
+  // What is due and cannot be asked waits for an answer, or for room: there is no use in a look.
+  const auto orLater = [&](Boot at) {
+    if (at > now) orAt(at);
+  };
   if (probed_.empty()) {
-    if (const auto due = parking_.types().nextDue()) orAt(*due);
+    if (const auto due = parking_.types().nextDue()) orLater(*due);
   }
-  if (parking_.anyRefused() && !refusedOnItsWay_) orAt(nextRefused_);
-  if (parking_.anyHeldKey()) orAt(nextHeads_);
+  if (parking_.anyRefused() && !refusedOnItsWay_) orLater(nextRefused_);
+  if (parking_.anyHeldKey()) orLater(nextHeads_);
   return next;
 }
 

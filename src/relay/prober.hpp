@@ -101,6 +101,7 @@ class Prober {
   void ended(const ParkedPlace& place, const std::string& type);
   [[nodiscard]] bool mustStay(const Item& item) const;
   bool settleUnsent(const Item& next);
+  void leaves(ItemPtr item);
   void gone(const Item& item);
   void keepKey(const Item& item);
   void sendNext(Boot now);
@@ -117,6 +118,7 @@ class Prober {
   amqp::PublishChannel* channel_ = nullptr;
   bool channelIsOpen_ = false;
   Unsettled unsettled_;
+  std::set<std::int64_t> onRoad_;  // their seqs
   ConfirmTracker<ItemPtr> tracker_;
   SendWindow window_;
 

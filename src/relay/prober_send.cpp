@@ -52,10 +52,15 @@ bool Prober::settleUnsent(const Item& next) {
     return false;
   }
   ItemPtr item = unsettled_.take();
-  suspicion_.settled(item->id);
   ended(*item->parked, item->message.type);
-  unsettled_.settle(std::move(item));
+  leaves(std::move(item));
   return true;
+}
+
+void Prober::leaves(ItemPtr item) {
+  suspicion_.settled(item->id);
+  onRoad_.erase(item->parked->seq);
+  unsettled_.settle(std::move(item));
 }
 
 /// It is parked no longer. When the pass has left alone what waited for it, it must leave alone
@@ -133,13 +138,11 @@ void Prober::settle(Verdict verdict, ItemPtr item) {
     nextRefused_ = clock_.boot();
     passWanted_ = passWanted_ || item->parked->holds;
   }
-  suspicion_.settled(item->id);
-  unsettled_.settle(std::move(item));
+  leaves(std::move(item));
 }
 
 void Prober::failed(ItemPtr item, Reason reason) {
   parking_.retried(*item, reason);
-  suspicion_.settled(item->id);
   if (item->hasKey && parking_.holds(item->keyText())) keepKey(*item);
   if (outbox::isOfType(reason)) left_.insert(item->message.type);
   ended(*item->parked, item->message.type);
@@ -148,7 +151,7 @@ void Prober::failed(ItemPtr item, Reason reason) {
     if (!channelIsOpen_) window_.reset(clock_.boot());
   }
   if (item->parked->as == As::Refused) nextRefused_ = clock_.boot() + refusedBackoff_.next();
-  unsettled_.settle(std::move(item));
+  leaves(std::move(item));
 }
 
 void Prober::requireProgress(Boot now) {

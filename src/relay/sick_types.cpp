@@ -8,6 +8,8 @@ namespace {
 /// A queue that has taken so many in a row has recovered: the next failure is a new one.
 constexpr std::size_t kRecovered = 1'000;
 constexpr std::chrono::seconds kLately{10};
+/// After a probe that said nothing; what takes it away may do so to the next.
+constexpr std::chrono::milliseconds kAgain{100};
 
 }  // namespace
 
@@ -47,7 +49,7 @@ const std::string* SickTypes::due(Boot now) const {
   const std::string* earliest = nullptr;
   Boot at = now;
   for (const auto& [name, type] : types_) {
-    if (type.state != State::Waiting || type.next > at) continue;
+    if (type.state != State::Waiting || type.inFlight > 0 || type.next > at) continue;
     earliest = &name;
     at = type.next;
   }
@@ -57,7 +59,8 @@ const std::string* SickTypes::due(Boot now) const {
 std::optional<SickTypes::Boot> SickTypes::nextDue() const {
   std::optional<Boot> next;
   for (const auto& [name, type] : types_) {
-    if (type.state == State::Waiting) next = next ? std::min(*next, type.next) : type.next;
+    if (type.state != State::Waiting || type.inFlight > 0) continue;
+    next = next ? std::min(*next, type.next) : type.next;
   }
   return next;
 }
@@ -92,11 +95,11 @@ void SickTypes::ended(const std::string& type, bool routed) {
   if (++found->second.routed == kRecovered) found->second.backoff.reset();
 }
 
-void SickTypes::inconclusive(const std::string& type) {
+void SickTypes::inconclusive(const std::string& type, Boot now) {
   const auto found = types_.find(type);
   if (found == types_.end() || found->second.state != State::Probing) return;
   found->second.state = State::Waiting;
-  found->second.next = Boot{0};
+  found->second.next = now + kAgain;
 }
 
 bool SickTypes::foundNone(const std::string& type, Boot now) {

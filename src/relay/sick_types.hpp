@@ -41,7 +41,8 @@ class SickTypes {
   /// Another event of the type is parked. A probe that finds none does not mean it.
   void parked(const std::string& type);
 
-  /// The type that is to be probed next.
+  /// The type that is to be probed next. None of which something is in flight: that tells, too, and
+  /// the oldest that is parked may be it.
   [[nodiscard]] const std::string* due(Boot now) const;
   [[nodiscard]] std::optional<Boot> nextDue() const;
   void probing(const std::string& type);
@@ -52,8 +53,8 @@ class SickTypes {
   void sent(const std::string& type);
   /// What was sent has come through, or has not.
   void ended(const std::string& type, bool routed);
-  /// It said nothing of the type (it had expired, or the channel was lost): another one at once.
-  void inconclusive(const std::string& type);
+  /// It said nothing of the type (it had expired, or the channel was lost): another one soon.
+  void inconclusive(const std::string& type, Boot now);
   /// There was none to probe with. True when it is healthy: none was parked since it was asked.
   bool foundNone(const std::string& type, Boot now);
   void healthy(const std::string& type, Boot now);

@@ -567,3 +567,21 @@ TEST_CASE(
   CHECK(bench.broker.routed.size() == 10);
   CHECK(placeOf(bench.log.saved) == 10);
 }
+
+TEST_CASE("a connection that ends before a closed channel is opened again takes no event along") {
+  Bench bench;
+  for (int i = 0; i < 3; ++i) bench.log.add("t", "k" + std::to_string(i % 2));
+  bool closes = true;
+  bench.broker.answer = [&](const amqp::Message& message) {
+    if (message.messageId != "e2" || !std::exchange(closes, false)) return Answer::Route;
+    bench.channel->reopenFails = true;
+    return Answer::Close;
+  };
+  bench.start();
+  bench.runThroughLosses(60s);
+  CHECK_FALSE(closes);
+  CHECK(bench.log.parked.empty());
+  const std::set<std::string> arrived(bench.broker.routed.begin(), bench.broker.routed.end());
+  CHECK(arrived == std::set<std::string>{"e1", "e2", "e3"});
+  CHECK(placeOf(bench.log.saved) == 3);
+}

@@ -8,6 +8,7 @@
 using namespace pillion;
 using namespace pillion::test;
 using Bench = EngineBench;
+using Kind = outbox::ParkedQuestion::Kind;
 
 TEST_CASE("when what an event waited for goes, nothing overtakes that event in the same pass") {
   Bench bench;
@@ -178,4 +179,68 @@ TEST_CASE("a type does not count as healthy before the lanes that came meanwhile
   bench.engine->addLanes(inLanes(bench, ~kLowLanes));
   bench.runFor(60s);
   CHECK(bench.log.parked.empty());
+}
+
+TEST_CASE("what a key waited for and is gone keeps no probe from its work") {
+  Bench bench;
+  bench.options.probeFirst = bench.options.probeMost = 100ms;
+  bench.log.addParked("a", "k", Reason::Nacked, true);
+  bench.log.addParked("b", "k", Reason::Held, true);
+  bench.log.addParked("b", "", Reason::Nacked);
+  bench.log.addParked("a", "", Reason::Nacked);
+  bool full = true;
+  bench.broker.answer = [&](const amqp::Message& message) {
+    return message.type == "a" || full ? Answer::Nack : Answer::Route;
+  };
+  bench.start();
+  bench.runFor(5s);
+  bench.log.discard([](const auto& entry) { return entry.row.id == 1; });  // by an operator
+  bench.runFor(5s);
+  full = false;
+  bench.runFor(60s);
+  CHECK(bench.log.parkedAt(2) == nullptr);
+  CHECK(bench.log.parkedAt(3) == nullptr);
+}
+
+TEST_CASE("an event that is refused while others are looked for is tried again like any other") {
+  Bench bench;
+  bench.options.refusedFirst = 1s;
+  bench.log.addParked("t", "", Reason::Refused);
+  bool late = true;
+  bench.log.slow = [&] { return late && bench.log.questions[Kind::Refused] >= 3; };
+  bool closes = true;
+  bench.broker.answer = [&](const amqp::Message& message) {
+    return message.type == "huge" && std::exchange(closes, false) ? Answer::Close : Answer::Route;
+  };
+  bench.start();
+  for (int i = 0; bench.log.questions[Kind::Refused] < 3; ++i) {
+    REQUIRE(i < 10'000);
+    bench.engine->turn();
+  }
+  bench.log.add("huge");
+  bench.runFor(5s);
+  REQUIRE(bench.log.parkedAt(2) != nullptr);
+  late = false;
+  bench.runFor(10min);
+  CHECK(bench.log.parkedAt(2) == nullptr);
+}
+
+TEST_CASE("an answer that is older than the lanes does not say where their parked events begin") {
+  Bench bench;
+  bench.log.addParkedIn(40, "opens", "", Reason::Unroutable, false);
+  auto unwritten = bench.log.parked.extract(bench.log.parked.begin());
+  bench.log.addParked("opens");
+  bench.log.addParked("opens", "", Reason::Invalid);
+  bool late = true;
+  bench.log.slow = [&] { return late && bench.log.questions[Kind::Pass] > 0; };
+  bench.start(kLowLanes);
+  for (int i = 0; bench.log.questions[Kind::Pass] == 0; ++i) {
+    REQUIRE(i < 10'000);
+    bench.engine->turn();
+  }
+  bench.log.parked.insert(std::move(unwritten));
+  bench.engine->addLanes(inLanes(bench, ~kLowLanes));
+  late = false;
+  bench.runFor(60s);
+  CHECK(bench.broker.routed == Ids{"e2", "e1"});
 }

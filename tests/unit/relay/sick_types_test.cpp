@@ -134,13 +134,28 @@ TEST_CASE("a probe that finds no event means that the type is healthy, unless on
   CHECK(types.empty());
 }
 
-TEST_CASE("a probe that says nothing of its type is followed by another at once") {
+TEST_CASE(
+    "what is in flight of a type may be the oldest that is parked: it is not probed meanwhile") {
+  SickTypes types(300ms, 1s);
+  types.add("t", Reason::Nacked, kNow);
+  types.probing("t");
+  types.open("t");
+  types.sent("t");
+  types.add("t", Reason::Nacked, kNow);  // another one has failed
+  CHECK_FALSE(isDue(types, kNow + 10s));
+  CHECK_FALSE(types.nextDue().has_value());
+  types.ended("t", true);
+  CHECK(isDue(types, kNow + 10s));
+}
+
+TEST_CASE("a probe that says nothing of its type is followed by another soon") {
   SickTypes types(300ms, 1s);
   types.add("t", Reason::Unroutable, kNow);
   types.probing("t");
-  types.inconclusive("t");
-  CHECK(isDue(types, kNow));
-  types.inconclusive("unknown");
+  types.inconclusive("t", kNow);
+  CHECK_FALSE(isDue(types, kNow));  // it may meet the same
+  CHECK(isDue(types, kNow + 100ms));
+  types.inconclusive("unknown", kNow);
   CHECK_FALSE(types.contains("unknown"));
 }
 

@@ -71,6 +71,7 @@ class FakeChannel : public amqp::PublishChannel {
   void beginBurst() override { requireOpen(); }
   void endBurst() override { requireOpen(); }
   void reopen(amqp::Road road) override {
+    if (reopenFails) lose();
     requireOpen();
     ++reopened;
     stateOf(road) = State{.open = true};
@@ -102,6 +103,7 @@ class FakeChannel : public amqp::PublishChannel {
     return stateOf(road).tag;
   }
   int reopened = 0;
+  bool reopenFails = false;  // the connection ends in the middle of it
 
  private:
   struct State {
