@@ -219,12 +219,9 @@ TEST_CASE("a letter that the broker refuses is named and kept, and those after i
   send(scene.world.exchange, events);
   REQUIRE(eventually(20s, [&] { return scene.letters() == 4; }));
   scene.broken = false;
-  const auto limit = [](const std::string& bytes) {
-    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + bytes + ")");
-  };
-  limit("100000");
+  MessageLimit limit(100'000);
   const auto said = dead(scene.world, "redrive", "heavy", {"--all"});
-  limit("134217728");
+  limit.set(MessageLimit::kMost);
   CAPTURE(said.text);
   CHECK(said.status == 2);
   CHECK(said.text.find("1 dead letters were refused") != std::string::npos);

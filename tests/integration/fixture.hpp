@@ -97,6 +97,23 @@ BrokerOptions brokerOptionsAt(const support::RabbitServer& broker, const std::st
 RelayOptions relayOptions(const DatabaseOptions& database, const std::string& exchange);
 RelayOptions relayOptions(const TestDatabase& database, const std::string& exchange);
 
+/// The largest message that the broker takes, as an operator might set it. The server is the whole
+/// program's, so it is set back.
+class MessageLimit {
+ public:
+  static constexpr int kMost = 134'217'728;
+
+  explicit MessageLimit(int bytes) { set(bytes); }
+  ~MessageLimit() { set(kMost); }
+  MessageLimit(const MessageLimit&) = delete;
+  MessageLimit& operator=(const MessageLimit&) = delete;
+  static void set(int bytes) {
+    const std::string text = std::to_string(bytes);
+    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + text + ")");  // to 3.13
+    Servers::mq().eval("persistent_term:put(max_message_size, " + text + ")");          // from 4.0
+  }
+};
+
 /// A durable queue bound to the exchange, read by the test itself.
 class TestQueue {
  public:

@@ -92,8 +92,7 @@ TEST_CASE("JSON bombs die with their reason, in bounded memory, and the queue go
 
 TEST_CASE("data larger than an event's may be dies with its size, and is not kept in memory") {
   // RabbitMQ 4 takes no such message by default; 3.10 does.
-  Servers::mq().eval("application:set_env(rabbit, max_message_size, 134217728)");
-  Servers::mq().eval("persistent_term:put(max_message_size, 134217728)");
+  MessageLimit::set(MessageLimit::kMost);
   const World world;
   ConsumerProcess consumer(world, "overfed");
   consumer.awaitReady();

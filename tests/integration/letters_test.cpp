@@ -117,10 +117,7 @@ TEST_CASE("one letter that cannot be read, removed or sent holds up none of the 
   bad.insert(bad.begin() + 3,
              Event("order.placed", {{"text", std::string(200'000, 'x')}}).setKey("bad"));
   send(world.exchange, bad);
-  const auto limit = [](const std::string& bytes) {
-    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + bytes + ")");
-  };
-  limit("100000");
+  MessageLimit limit(100'000);
   world.database.execute(
       "create function keep() returns trigger language plpgsql as $$ begin"
       " if old.reason = 'unremovable' then raise 'not this one'; end if; return old; end $$;"
@@ -135,7 +132,7 @@ TEST_CASE("one letter that cannot be read, removed or sent holds up none of the 
   CHECK(world.letters() == 3);
   CHECK(log.count("of inbox_dead cannot be sent: ") == 3);
   CHECK(log.count("waits: ") == 0);
-  limit("134217728");
+  limit.set(MessageLimit::kMost);
   world.database.execute(
       "drop trigger keep on pillion.inbox_dead; delete from pillion.inbox_dead where reason like"
       " 'un%'; update pillion.inbox_dead set next_send_at = now()");

@@ -52,20 +52,6 @@ std::vector<int> numbersOf(const std::vector<amqp::Message>& messages) {
   return numbers;
 }
 
-/// As an operator might set it. The server is the whole program's, so it is set back.
-class MessageLimit {
- public:
-  explicit MessageLimit(int bytes) { set(bytes); }
-  ~MessageLimit() { set(134'217'728); }
-  MessageLimit(const MessageLimit&) = delete;
-  MessageLimit& operator=(const MessageLimit&) = delete;
-  static void set(int bytes) {
-    const std::string text = std::to_string(bytes);
-    Servers::mq().eval("application:set_env(rabbit, max_message_size, " + text + ")");
-    Servers::mq().eval("persistent_term:put(max_message_size, " + text + ")");
-  }
-};
-
 }  // namespace
 
 TEST_CASE("with hold, a key waits behind its unroutable event and follows in order; others go on") {

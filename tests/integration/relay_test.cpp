@@ -263,8 +263,7 @@ TEST_CASE(
   Setup setup;
   TestQueue queue(setup.exchange);
   // 2 MB at most, as an operator might set it.
-  Servers::mq().eval("application:set_env(rabbit, max_message_size, 2000000)");
-  Servers::mq().eval("persistent_term:put(max_message_size, 2000000)");
+  const MessageLimit limit(2'000'000);
   setup.publish(0, 500);
   setup.publisher->publish(Event("product.created", {{"text", std::string(3'000'000, 'x')}}));
   setup.publish(500, 1'000);
@@ -279,8 +278,6 @@ TEST_CASE(
     return setup.database.query("select string_agg(reason, ',') from pillion.parked") == "refused";
   }));
   REQUIRE(eventually(10s, [&] { return readOutboxStatus(setup.database.options()).pending == 0; }));
-  Servers::mq().eval("application:set_env(rabbit, max_message_size, 134217728)");
-  Servers::mq().eval("persistent_term:put(max_message_size, 134217728)");
 }
 
 TEST_CASE("every byte value comes through a backlog, the live tail and the parked events") {

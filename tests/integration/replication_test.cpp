@@ -130,7 +130,9 @@ TEST_CASE("a subscriber gets everything; there relays wait for rebase, and publi
       " deliver_at => now() + interval '1 hour')");
   CHECK(eventually(60s, [&] {
     return published.count("select count(*) from pillion.outbox", "two") == 60 &&
-           published.count("select count(*) from pillion.scheduled", "two") == 1;
+           published.count("select count(*) from pillion.scheduled", "two") == 1 &&
+           published.count("select count(*) from pg_subscription_rel where srsubstate <> 'r'",
+                           "two") == 0;
   }));
   CHECK(published.count("select count(*) from pillion.lane", "two") == 64);
   CHECK(published.count("select sum(apply_error_count) from pg_stat_subscription_stats", "two") ==
