@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <pillion/event.hpp>
 #include <string>
 
 namespace pillion {
@@ -23,5 +24,10 @@ struct Row {
   std::string headers;    // a JSON object of texts
   std::string payload;
 };
+
+/// As the publisher stores it; with no place in a log.
+Row rowOf(const Event& event);
+/// One that the publisher has stored.
+Event eventOf(const Row& row);
 
 }  // namespace pillion

@@ -32,7 +32,7 @@ struct ConsumerRun {
                .told = told,
                .letters = letterWake,
                .inboxName = inboxName},
-        letters(parts.options, parts.topology.queue, letterWake, shared.outage),
+        letters(parts.options, parts.topology.queue, letterWake, shared.database),
         subscription(parts.options.broker, parts.topology, parts.options, queue, holdings,
                      inboxName, wake, counters, watch) {
     for (int i = 0; i < parts.options.workers; ++i) {

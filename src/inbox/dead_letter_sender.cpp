@@ -34,13 +34,14 @@ constexpr int kMostStalls = 10;
 }  // namespace
 
 DeadLetterSender::DeadLetterSender(const ConsumerOptions& options, std::string consumer,
-                                   base::WakeEvent& wake, std::shared_ptr<SharedOutage> outage)
+                                   base::WakeEvent& wake,
+                                   std::shared_ptr<SharedReconnect> reconnect)
     : options_(options),
       consumer_(std::move(consumer)),
       queue_(consumer_ + ".dead"),
       schema_(postgres::schemaOf(options.database)),
       wake_(wake),
-      outage_(std::move(outage)),
+      reconnect_(std::move(reconnect)),
       queueOutage_("consumer '" + consumer_ + "', dead letters", kAgain, kAgainMost),
       atOnce_(kMostLetters) {}
 
@@ -69,8 +70,7 @@ DeadLetterSender::Wait DeadLetterSender::turn(const std::stop_token& stop) {
   } catch (const Error& error) {
     database_.reset();
     if (error.retryable()) {
-      outage_->began(this, error);
-      return kLook;
+      return reconnect_->failed(this, error);
     }
     queueOutage_.failed(error);
   } catch (const std::exception& error) {
@@ -116,7 +116,7 @@ void DeadLetterSender::own(const std::stop_token& stop, const char* doing, Work 
     work(tx);
     tx.commit();
   });
-  outage_->ended(this);
+  reconnect_->works(this);
 }
 
 void DeadLetterSender::openBroker() {

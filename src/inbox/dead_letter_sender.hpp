@@ -18,7 +18,7 @@
 #include "base/wake_event.hpp"
 #include "inbox/inbox_dead_table.hpp"
 #include "inbox/letters_in_flight.hpp"
-#include "inbox/shared_outage.hpp"
+#include "inbox/shared_reconnect.hpp"
 #include "postgres/connection.hpp"
 
 namespace pillion::inbox {
@@ -34,7 +34,7 @@ class DeadLetterSender {
  public:
   /// `wake` is raised when a letter was written.
   DeadLetterSender(const ConsumerOptions& options, std::string consumer, base::WakeEvent& wake,
-                   std::shared_ptr<SharedOutage> outage);
+                   std::shared_ptr<SharedReconnect> reconnect);
 
   void serve(const std::stop_token& stop);
   [[nodiscard]] bool ended() const { return ended_; }
@@ -73,7 +73,7 @@ class DeadLetterSender {
   std::string queue_;  // `<queue>.dead`
   std::string schema_;
   base::WakeEvent& wake_;
-  std::shared_ptr<SharedOutage> outage_;
+  std::shared_ptr<SharedReconnect> reconnect_;
   base::Reconnect queueOutage_;
   base::OnceAnHour told_;
   std::unique_ptr<postgres::Connection> database_;

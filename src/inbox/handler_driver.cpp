@@ -1,8 +1,11 @@
 #include <pillion/error.hpp>
 #include <pillion/testing.hpp>
+#include <utility>
+#include <variant>
 
+#include "amqp/message.hpp"
 #include "base/wake_event.hpp"
-#include "event/timestamp.hpp"
+#include "event/row.hpp"
 #include "inbox/consumer_parts.hpp"
 #include "inbox/delivery.hpp"
 #include "inbox/postgres_inbox.hpp"
@@ -10,26 +13,18 @@
 namespace pillion::testing {
 namespace {
 
-void addIfAny(amqp::Message& message, const char* name, const std::string& value) {
-  if (!value.empty()) message.headers.emplace_back(name, value);
-}
-
-/// As a relay would send it.
-amqp::Message messageOf(const Event& event) {
-  amqp::Message message;
-  message.routingKey = message.type = event.type();
-  message.messageId = event.id();
-  message.appId = event.source().empty() ? "test" : event.source();
-  message.contentType = event.contentType();
-  message.correlationId = event.correlationId();
-  message.body = event.bytes();
-  addIfAny(message, "cloudEvents_time", toRfc3339(event.time()));
-  addIfAny(message, "cloudEvents_partitionkey", event.key());
-  if (event.expiresAt()) addIfAny(message, "cloudEvents_expirytime", toRfc3339(*event.expiresAt()));
-  addIfAny(message, "pillion-causation-id", event.causationId());
-  addIfAny(message, "traceparent", event.traceparent());
-  addIfAny(message, "tracestate", event.tracestate());
-  for (const auto& [name, value] : event.headers()) message.headers.emplace_back(name, value);
+/// As a relay sends it, and a broker brings it.
+std::variant<amqp::Message, amqp::Problem> received(const Event& event) {
+  Row row = rowOf(event);
+  if (row.source.empty()) row.source = "test";
+  auto made = amqp::messageFrom(std::move(row));
+  const auto* sent = std::get_if<amqp::Message>(&made);
+  if (sent == nullptr) return made;
+  amqp::Message message = *sent;
+  message.attributes.reset();
+  message.headers.clear();
+  amqp::SentHeaders headers;
+  for (const auto& [name, value] : headers.of(*sent)) message.headers.emplace_back(name, value);
   return message;
 }
 
@@ -81,9 +76,13 @@ HandlerDriver::~HandlerDriver() = default;
 Delivered HandlerDriver::deliver(const Event& event) {
   State& state = *state_;
   if (!state.inbox) state.openInbox();
+  auto message = received(event);
+  if (const auto* problem = std::get_if<amqp::Problem>(&message)) {
+    return {Outcome::Invalid, problem->detail};
+  }
   amqp::Delivery delivery;
   delivery.tag = ++state.tag;
-  delivery.message = messageOf(event);
+  delivery.message = std::move(std::get<amqp::Message>(message));
   state.queue.push(std::move(delivery));
   const auto jobs = state.queue.pop({}, std::chrono::milliseconds(0), std::stop_token());
   state.queue.release(jobs);  // there is one delivery at a time

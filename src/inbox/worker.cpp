@@ -38,7 +38,6 @@ Worker::Worker(const Shared& shared)
     : shared_(shared),
       retrier_(shared.consumer, shared.options, shared.counters, shared.nextLook, shared.told,
                shared.letters),
-      outageBackoff_(shared.options.broker.reconnectFirst, shared.options.broker.reconnectMost),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
 void Worker::open() {
@@ -46,7 +45,7 @@ void Worker::open() {
     openInbox();
   } catch (const Error& error) {
     if (!error.retryable()) throw;
-    shared_.outage->began(this, error);
+    shared_.database->failed(this, error);
   }
 }
 
@@ -90,7 +89,7 @@ void Worker::serve(const std::stop_token& stop) {
     auto jobs = shared_.queue.pop({.events = batchSize_.now()}, wait, stop);
     if (!jobs.empty()) finish(std::move(jobs), stop);
     if (stop.stop_requested()) break;
-    if (retrier_.due() && guarded(stop, [&] { retrier_.turn(handling(), stop); })) allIsWell();
+    if (retrier_.due()) guarded(stop, [&] { retrier_.turn(handling(), stop); });
     forgetOldWhenDue();
   }
   ended_ = true;
@@ -114,35 +113,28 @@ void Worker::finish(std::vector<Job> jobs, const std::stop_token& stop) {
 
 template <typename Work>
 bool Worker::guarded(const std::stop_token& stop, Work work) {
+  milliseconds wait = kIdle;
   try {
     work();
+    shared_.database->works(this);
     return true;
   } catch (const HandlerFailed& failed) {  // not by a handler: it could not be recorded
     if (failed.failure().passing) return false;
-    shared_.outage->began(this, failed);
-    closeInbox();
+    wait = shared_.database->failed(this, failed);
   } catch (const Error& error) {
-    shared_.outage->began(this, error);
-    closeInbox();
+    wait = shared_.database->failed(this, error);
   } catch (const std::exception& error) {
     base::log.error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
-    closeInbox();
   }
-  pause(outageBackoff_.next(), stop);
+  closeInbox();
+  pause(wait, stop);
   return false;
 }
 
 std::size_t Worker::advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop) {
   std::size_t done = 0;
-  if (guarded(stop, [&] { done = attempt(left, plan); })) allIsWell();
+  guarded(stop, [&] { done = attempt(left, plan); });
   return done;
-}
-
-/// The servers did what they were asked: only that ends an outage, not a connection that was
-/// opened.
-void Worker::allIsWell() {
-  shared_.outage->ended(this);
-  outageBackoff_.reset();
 }
 
 std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {

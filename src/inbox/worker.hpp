@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "base/backoff.hpp"
 #include "base/once_an_hour.hpp"
 #include "base/thread_safety.hpp"
 #include "base/wake_event.hpp"
@@ -23,7 +22,7 @@
 #include "inbox/inbox_name.hpp"
 #include "inbox/postgres_inbox.hpp"
 #include "inbox/retrier.hpp"
-#include "inbox/shared_outage.hpp"
+#include "inbox/shared_reconnect.hpp"
 
 namespace pillion::inbox {
 
@@ -39,8 +38,8 @@ struct Shared {
   base::OnceAnHour& told;
   base::WakeEvent& letters;  // raised when a dead letter was written
   InboxName& inboxName;
-  std::shared_ptr<SharedOutage> outage =
-      std::make_shared<SharedOutage>("consumer '" + consumer + "'");
+  std::shared_ptr<SharedReconnect> database = std::make_shared<SharedReconnect>(
+      "consumer '" + consumer + "'", options.broker.reconnectFirst, options.broker.reconnectMost);
 };
 
 /// A thread that runs handlers: batch after batch, each as often as it takes, and parked events
@@ -80,7 +79,6 @@ class Worker {
   void tellUnhandled(const Job& job);
   void warnOfWindow(const std::vector<Job>& jobs);
   void forgetOldWhenDue();
-  void allIsWell();
   void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
   const Shared& shared_;
@@ -89,7 +87,6 @@ class Worker {
   base::Mutex cancelMutex_;
   /// The inbox as another thread may have it, for cancelQuery; null before it is closed.
   PostgresInbox* cancellable_ PILLION_GUARDED_BY(cancelMutex_) = nullptr;
-  base::Backoff outageBackoff_;
   BatchSize batchSize_;
   LossesInARow losses_;
   int repeats_ = 0;                      // of one event that failed in passing

@@ -1,9 +1,8 @@
-#include <nlohmann/json.hpp>
 #include <pillion/error.hpp>
 #include <pillion/testing.hpp>
 #include <pqxx/pqxx>
 
-#include "event/timestamp.hpp"
+#include "event/row.hpp"
 #include "migrate/schema_check.hpp"
 #include "outbox/outbox_table.hpp"
 #include "postgres/connection.hpp"
@@ -13,29 +12,6 @@ namespace {
 
 constexpr std::size_t kMostEvents = 10'000;
 constexpr std::size_t kMostBytes = std::size_t{1} << 30;
-
-Event::Time timeOf(std::string column) {
-  column[10] = 'T';
-  return fromRfc3339(column + 'Z').value();
-}
-
-Event eventFrom(const Row& row) {
-  Event event = Event::ofBytes(row.type, row.payload, row.contentType);
-  event.setId(row.eventId)
-      .setSource(row.source)
-      .setKey(row.key)
-      .setTime(timeOf(row.time))
-      .setCorrelationId(row.correlationId)
-      .setCausationId(row.causationId)
-      .setTrace(row.traceparent, row.tracestate);
-  if (!row.expiresAt.empty()) event.setExpiresAt(timeOf(row.expiresAt));
-  if (row.headers.empty()) return event;
-  const auto headers = nlohmann::json::parse(row.headers);
-  for (const auto& [name, value] : headers.items()) {
-    event.setHeader(name, value.get<std::string>());
-  }
-  return event;
-}
 
 }  // namespace
 
@@ -72,7 +48,7 @@ std::vector<Event> OutboxDrain::take() {
       throw Error("more than " + std::to_string(kMostEvents) +
                   " events since the last call of take()");
     }
-    for (const Row& row : live.rows) events.push_back(eventFrom(row));
+    for (const Row& row : live.rows) events.push_back(eventOf(row));
     state_->position.done = live.now;
   });
   return events;
