@@ -76,12 +76,8 @@ void Engine::requireLease() {
 }
 
 void Engine::confirm() {
-  bool any = false;
-  while (const auto incoming = channel_->receive(milliseconds(0))) {
-    handle(*incoming);
-    any = true;
-  }
-  if (any) PILLION_FAILPOINT("relay.confirmed");
+  while (const auto incoming = channel_->receive(milliseconds(0))) handle(*incoming);
+  if (std::exchange(confirmed_, false)) PILLION_FAILPOINT("relay.confirmed");
   if (blocked_) return;
   main_.requireProgress(clock_.boot());
   prober_.requireProgress(clock_.boot());
@@ -238,6 +234,7 @@ void Engine::handle(const amqp::Incoming& incoming) {
     word.road == Road::Main ? tell(main_) : tell(prober_);
   };
   if (const auto* confirm = std::get_if<amqp::Confirm>(&incoming)) {
+    confirmed_ = true;
     toItsRoad(*confirm, [&](auto& road) { road.confirmed(*confirm); });
   } else if (const auto* returned = std::get_if<amqp::Returned>(&incoming)) {
     toItsRoad(*returned, [&](auto& road) { road.returned(*returned); });

@@ -87,7 +87,8 @@ class Engine {
   const base::Clock& clock_;
 
   amqp::PublishChannel* channel_ = nullptr;
-  bool blocked_ = false;  // by the broker
+  bool blocked_ = false;    // by the broker
+  bool confirmed_ = false;  // something, in this turn
   Suspicion suspicion_;
   Parking parking_;
   MainRoad main_;
