@@ -82,11 +82,11 @@ DeadLetterSender::Wait DeadLetterSender::turn(const std::stop_token& stop) {
 }
 
 DeadLetterSender::Wait DeadLetterSender::work(const std::stop_token& stop) {
+  record();
   if (const auto left = notBefore_ - base::systemClock().boot();
       letters_.empty() && left.count() > 0) {
     return std::chrono::ceil<Wait>(left);
   }
-  record();
   if (letters_.empty()) {
     std::optional<Wait> due;
     own(stop, "looking for dead letters",

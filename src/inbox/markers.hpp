@@ -1,11 +1,14 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
 
 #include "amqp/channel.hpp"
+#include "base/clock.hpp"
 #include "event/event_id.hpp"
 
 namespace pillion::inbox {
@@ -16,9 +19,14 @@ namespace pillion::inbox {
 /// a queue that does not answer.
 class Markers {
  public:
-  /// For a consumer that has not had one.
-  std::optional<amqp::Message> next(const std::string& queue, std::uint64_t consumer) {
-    if (!sent_.insert(consumer).second) return std::nullopt;
+  using Boot = base::Clock::Boot;
+
+  /// For a consumer that has not had one, or has waited long for it: whoever had the queue before
+  /// may have taken it.
+  std::optional<amqp::Message> next(const std::string& queue, std::uint64_t consumer, Boot now) {
+    const auto [sent, isFirst] = sent_.try_emplace(consumer, now);
+    if (!isFirst && now - sent->second < kAgain) return std::nullopt;
+    sent->second = now;
     amqp::Message marker;
     marker.routingKey = queue;
     marker.type = "pillion.marker";
@@ -37,13 +45,14 @@ class Markers {
 
  private:
   static constexpr const char* kHeader = "pillion-marker";
+  static constexpr std::chrono::seconds kAgain{5};
 
   [[nodiscard]] std::string textOf(std::uint64_t consumer) const {
     return instance_ + '.' + std::to_string(consumer);
   }
 
   std::string instance_ = makeEventId();
-  std::set<std::uint64_t> sent_;
+  std::map<std::uint64_t, Boot> sent_;
   std::set<std::uint64_t> came_;
 };
 

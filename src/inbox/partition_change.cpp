@@ -38,8 +38,10 @@ void PartitionChange::declare(amqp::Connection& connection, const amqp::Consumer
 bool PartitionChange::isWorkedOff(amqp::Connection& connection, const std::string& queue) {
   const auto consumer = consumers_.consumerOf(queue);
   if (!consumer) return false;
-  if (const auto marker = markers_.next(queue, *consumer)) connection.publish(*marker);
-  return markers_.cameBack(*consumer) && queue_.loadOf(*consumer).open == 0;
+  if (markers_.cameBack(*consumer)) return queue_.loadOf(*consumer).open == 0;
+  const auto marker = markers_.next(queue, *consumer, base::systemClock().boot());
+  if (marker) connection.publish(*marker);
+  return false;
 }
 
 void PartitionChange::noteDrained(amqp::Connection& connection,
@@ -54,7 +56,10 @@ void PartitionChange::noteDrained(amqp::Connection& connection,
 /// Nothing should be left in them; whatever is all the same is no less than an event. The instance
 /// that has the first partition sees to it.
 QueueNames PartitionChange::retired(amqp::Connection& connection, const Assignment& now) {
-  if (!now.wanted.contains(0)) retired_.clear();
+  if (!now.wanted.contains(0)) {
+    retired_.clear();
+    nextLook_ = base::Clock::Boot{0};  // should it come back
+  }
   QueueNames consumed;
   for (auto& [queue, one] : retired_) {
     if (one.stage != Stage::Consumed) continue;
