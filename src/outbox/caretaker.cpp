@@ -6,6 +6,7 @@
 
 #include "base/failpoint.hpp"
 #include "base/log_line.hpp"
+#include "outbox/lane_table.hpp"
 #include "outbox/outbox_table.hpp"
 #include "outbox/scheduled_table.hpp"
 
@@ -43,6 +44,14 @@ Caretaker::Caretaker(CaretakerOptions options)
       thread_([this](const std::stop_token& stop) { work(stop); }) {}
 
 Caretaker::~Caretaker() = default;
+
+void Caretaker::answerFrom(std::string server) {
+  const base::MutexLock lock(mutex_);
+  server_ = std::move(server);
+  question_.reset();
+  answer_.reset();
+  ++asked_;
+}
 
 void Caretaker::ask(ParkedQuestion question) {
   const base::MutexLock lock(mutex_);
@@ -96,10 +105,12 @@ void Caretaker::rest(const std::stop_token& stop, Boot until) {
 
 void Caretaker::answerQuestion() {
   std::optional<ParkedQuestion> question;
+  std::string server;
   std::uint64_t asked = 0;
   {
     const base::MutexLock lock(mutex_);
     question = question_;
+    server = server_;
     asked = asked_;
   }
   if (!question) return;
@@ -108,6 +119,10 @@ void Caretaker::answerQuestion() {
     pqxx::work tx{*connection_};
     tx.exec(kReadLimits);
     answer = answerParked(tx, schema_, *question, {options_.pageEvents, options_.pageBytes});
+    if (serverState(tx, schema_) != server) {
+      throw DatabaseError(DatabaseError::Kind::Unavailable,
+                          "another PostgreSQL answers than the one whose events are published");
+    }
     tx.commit();
   });
   const base::MutexLock lock(mutex_);

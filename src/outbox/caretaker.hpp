@@ -40,6 +40,9 @@ class Caretaker : public ParkedFeed {
   explicit Caretaker(CaretakerOptions options);
   ~Caretaker() override;
 
+  /// Answers come from this server alone, PostgresEventLog::server: another one, such as a primary
+  /// of before that lives on behind an address of both, has other rows of the same numbers.
+  void answerFrom(std::string server);
   void ask(ParkedQuestion question) override;
   std::optional<ParkedAnswer> answer() override;
 
@@ -61,6 +64,7 @@ class Caretaker : public ParkedFeed {
   std::condition_variable_any changed_;
   std::optional<ParkedQuestion> question_ PILLION_GUARDED_BY(mutex_);
   std::optional<ParkedAnswer> answer_ PILLION_GUARDED_BY(mutex_);
+  std::string server_ PILLION_GUARDED_BY(mutex_);
   std::uint64_t asked_ PILLION_GUARDED_BY(mutex_) = 0;  // an answer to an older one is void
 
   // Of the thread.

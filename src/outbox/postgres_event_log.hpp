@@ -50,6 +50,8 @@ class PostgresEventLog : public EventLog {
   std::string lockHolders();
   /// Names this outbox towards the broker: the same for every relay of it, in whatever process.
   [[nodiscard]] const std::string& identity() const { return identity_; }
+  /// The server that answers, until it restarts or another one does: then each call throws.
+  [[nodiscard]] const std::string& server() const { return server_; }
   /// How many relays are alive, this one included. Takes nothing.
   int relaysAlive();
   /// 0 before the first balance, and after release.

@@ -113,6 +113,7 @@ void Supervisor::openLog() {
         .reconnectMost = options_.broker.reconnectMost,
     });
   }
+  caretaker_->answerFrom(log_->server());
   if (options_.notify && !listener_) listener_.emplace(options_.database, wake_);
 }
 

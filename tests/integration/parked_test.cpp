@@ -5,6 +5,8 @@
 #include <set>
 
 #include "fixture.hpp"
+#include "outbox/caretaker.hpp"
+#include "outbox/postgres_event_log.hpp"
 
 // Events that cannot be published when it is their turn, and what that means for the others.
 
@@ -284,4 +286,36 @@ TEST_CASE("an event that is published again while it is parked is one of two, ea
   CHECK(numbersOf(late.read(2)) == std::vector<int>{1, 1});
   CHECK(eventually(15s, [&] { return parkedTypes(setup) == "heard unroutable 1"; }));
   CHECK(late.readFor(200ms).empty());
+}
+
+TEST_CASE("parked events are read from the server alone whose log is being published") {
+  Setup setup;
+  {
+    const auto relay = setup.startRelay();
+    setup.publish("lonely", 1, "k");
+    REQUIRE(setup.parkedBecomes("unroutable:1"));
+  }
+  outbox::Caretaker caretaker({.database = setup.database.options(),
+                               .who = "test",
+                               .pageEvents = 10,
+                               .pageBytes = 1U << 20,
+                               .retention = 1h,
+                               .reconnectFirst = 10ms,
+                               .reconnectMost = 100ms});
+  const auto asked = [&] {
+    outbox::ParkedQuestion question;
+    question.lanes = outbox::kAllLanes;
+    caretaker.ask(question);
+    std::optional<outbox::ParkedAnswer> answer;
+    eventually(1s, [&] { return (answer = caretaker.answer()).has_value(); });
+    return answer;
+  };
+  CHECK_FALSE(asked());
+  caretaker.answerFrom("a primary of before");
+  CHECK_FALSE(asked());
+  const outbox::PostgresEventLog log({.database = setup.database.options(), .pageBytes = 1U << 20});
+  caretaker.answerFrom(log.server());
+  const auto answer = asked();
+  REQUIRE(answer);
+  CHECK(answer->rows.size() == 1);
 }
