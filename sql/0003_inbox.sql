@@ -90,10 +90,10 @@ create table inbox_dead (
 create index inbox_dead_due on inbox_dead (consumer, next_send_at, seq);
 
 -- Records ids with their sources and returns those that are new, each with: has the consumer parked
--- events. Waits for other transactions that are recording the same ids,
--- but not for long, since one of them may be a handler's that hangs. What handlers wait for later is
--- their own business, so the limit ends with this function.
-create function claim_events(claimer text, ids uuid[], sources text[])
+-- events. Waits for other transactions that are recording the same ids, for `patience` ms and no
+-- longer than a second, since one of them may be a handler's that hangs. What handlers wait for later
+-- is their own business, so the limit ends with this function.
+create function claim_events(claimer text, ids uuid[], sources text[], patience int)
   returns table (new_id uuid, new_source text, any_parked boolean)
   language plpgsql set search_path from current set row_security = off
   set lock_timeout = '1s' as $$
@@ -101,6 +101,9 @@ declare
   new_ids uuid[];
   new_sources text[];
 begin
+  if patience < 1000 then
+    perform set_config('lock_timeout', greatest(patience, 1)::text, true);
+  end if;
   -- No conflict target: the parent of a ring has no constraint that could be named. Sorted, so that
   -- two transactions with the same ids never wait for each other in a circle.
   with taken as (
@@ -174,6 +177,7 @@ create table inbox_instance (
   joined_at   timestamptz not null default clock_timestamp(),
   alive_until timestamptz not null,
   ready       boolean     not null,  -- it has a connection to the broker
+  known       int         not null,  -- newest generation of queues that it knows of
   partitions  int[]       not null default '{}',
   primary key (consumer, instance)
 );
@@ -184,12 +188,15 @@ create table inbox_instance (
 -- no partition is given to two. One that was too late holds nothing, and begins anew with nothing.
 -- The share follows from who lives and since when, so that no two instances disagree about it.
 --
--- `bound`: the generation whose queues are known to be bound. `empty`: of `has`, what has nothing
--- left. When all are, the change of their number is done.
+-- `knows`: the newest generation of queues that this instance has heard of; whoever has heard of the
+-- next one does not bind the present queues any more, and when all have, these may be unbound. `bound`:
+-- the generation which alone is bound, as far as is known. `empty`: of `has`, what has nothing left.
+-- When all are, the change of their number is done.
 create function share_partitions(member text, me uuid, my_name text, initial int, of_generation int,
-                                 has int[], is_ready boolean, lease interval, bound int, empty int[])
-  returns table (total int, generation int, next_total int, is_draining boolean, want int[],
-                 is_settled boolean)
+                                 has int[], is_ready boolean, lease interval, knows int, bound int,
+                                 empty int[])
+  returns table (total int, generation int, next_total int, all_know boolean, is_draining boolean,
+                 want int[], is_settled boolean)
   language plpgsql set search_path from current set row_security = off set lock_timeout = '1s' as $$
 declare
   g      inbox_group;
@@ -202,11 +209,11 @@ begin
   insert into inbox_group (consumer, partitions) values (member, initial) on conflict do nothing;
   select * into g from inbox_group x where x.consumer = member for update;
   delete from inbox_instance i where i.consumer = member and i.alive_until < clock_timestamp();
-  update inbox_instance i set alive_until = clock_timestamp() + lease, ready = is_ready
+  update inbox_instance i set alive_until = clock_timestamp() + lease, ready = is_ready, known = knows
     where i.consumer = member and i.instance = me returning * into mine;
   if not found then
-    insert into inbox_instance (consumer, instance, name, alive_until, ready)
-      values (member, me, my_name, clock_timestamp() + lease, is_ready and has = '{}')
+    insert into inbox_instance (consumer, instance, name, alive_until, ready, known)
+      values (member, me, my_name, clock_timestamp() + lease, is_ready and has = '{}', knows)
       returning * into mine;
   end if;
 
@@ -254,6 +261,8 @@ begin
     and not exists (select from inbox_instance i where i.consumer = member and i.ready
       and cardinality(i.partitions) not between g.partitions / living and ceil(g.partitions::numeric / living));
   return query select g.partitions, g.generation, coalesce(g.next_partitions, 0),
+    g.next_partitions is not null and not exists (select from inbox_instance i
+      where i.consumer = member and i.known <= g.generation),
     coalesce(g.bound_at < clock_timestamp() - interval '5 seconds', false), want, is_settled;
 end $$;
 

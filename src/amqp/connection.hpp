@@ -45,6 +45,9 @@ class Connection : public PublishChannel {
   /// "host:port" of the node that it is connected to, for messages.
   [[nodiscard]] std::string where() const;
 
+  /// Asked before each of the calls about topology from now on: what it throws ends them.
+  void beforeCalls(std::function<void()> check);
+
   // Topology, before anything is published or consumed. A refusal ends the channel, which is opened
   // again, and throws ConfigError with the broker's own words.
   bool exchangeExists(const std::string& name);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "amqp/connection.hpp"
 #include "amqp/consumers.hpp"
 #include "amqp/roads.hpp"
@@ -18,6 +20,7 @@ struct Connection::Parts {
   Consumers consumers;
   FrameAssembler assembler;  // of the connection's own channel
   FrameAssembler fenceAssembler;
+  std::function<void()> beforeCall;
   bool handsOutCloses = false;
   bool fenceChannelIsOpen = false;
   std::vector<std::string> lostFences;
@@ -26,6 +29,7 @@ struct Connection::Parts {
 
   template <typename Request>
   void call(const std::string& doing, const Request& request, amqp_channel_t channel = kChannel) {
+    if (beforeCall) beforeCall();
     wire.call(doing, request, channel);
   }
 

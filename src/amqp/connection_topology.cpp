@@ -1,6 +1,7 @@
 // Connection's calls about exchanges and queues.
 
 #include <pillion/error.hpp>
+#include <utility>
 
 #include "amqp/connection_parts.hpp"
 #include "amqp/field_table.hpp"
@@ -45,6 +46,10 @@ std::optional<Connection::Parts::Counts> Connection::Parts::look(const std::stri
     if (error.replyCode() == AMQP_NOT_FOUND) return std::nullopt;
     throw;
   }
+}
+
+void Connection::beforeCalls(std::function<void()> check) {
+  parts_->beforeCall = std::move(check);
 }
 
 bool Connection::exchangeExists(const std::string& name) {

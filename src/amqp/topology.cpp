@@ -149,18 +149,22 @@ void declare(Connection& connection, const ConsumerTopology& topology) {
   }
 }
 
-void declareChange(Connection& connection, const ConsumerTopology& present,
+void declareBeside(Connection& connection, const ConsumerTopology& present,
                    const ConsumerTopology& next) {
   declareQueues(connection, present);
   declare(connection, next);
-  forEachLane(present, [&](const std::string& queue, const std::string& exchange,
-                           const std::string& key, const Headers& headers) {
+}
+
+void unbindQueues(Connection& connection, const ConsumerTopology& topology) {
+  forEachLane(topology, [&](const std::string& queue, const std::string& exchange,
+                            const std::string& key, const Headers& headers) {
     connection.unbindQueue(queue, exchange, key, headers);
   });
 }
 
-std::vector<RetiredQueue> unbindRetired(Connection& connection, const ConsumerTopology& present) {
-  std::vector<RetiredQueue> found;
+void unbindRetired(Connection& connection, const ConsumerTopology& present,
+                   const std::function<bool(const std::string& queue)>& isKnown,
+                   const std::function<void(const RetiredQueue&)>& tell) {
   ConsumerTopology before = present;
   before.generation = std::max(1, present.generation - kMostGenerations);
   for (; before.generation < present.generation; ++before.generation) {
@@ -168,16 +172,15 @@ std::vector<RetiredQueue> unbindRetired(Connection& connection, const ConsumerTo
     if (!connection.queueExists(first)) continue;
     for (int partition = 0; partition < kLanes; ++partition) {
       const std::string queue = before.partitionQueue(partition);
-      if (!connection.queueExists(queue)) continue;
+      if (isKnown(queue) || !connection.queueExists(queue)) continue;
       for (int lane = 0; lane < kLanes; ++lane) {
         connection.unbindQueue(queue, before.partitionExchange(), std::to_string(lane),
                                headersOfLane(lane));
       }
       connection.unbindQueue(queue, before.unkeyedExchange(), "");
-      found.push_back({.name = queue, .first = first});
+      tell({.name = queue, .first = first});
     }
   }
-  return found;
 }
 
 void declareDeadLetterQueue(Connection& connection, const std::string& name) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -51,11 +52,15 @@ void ensureExchange(Connection& connection, const std::string& exchange, bool de
 /// shows the difference when a queue of that name exists with other arguments.
 void declare(Connection& connection, const ConsumerTopology& topology);
 
-/// While a consumer gets another number of partitions: makes sure that all that is published from
-/// now on goes to the next queues, and to the present ones, which are worked off, nothing more.
-/// What comes in between goes to both.
-void declareChange(Connection& connection, const ConsumerTopology& present,
+/// While a consumer gets another number of partitions: makes sure that the present queues are
+/// there, without binding them, and that all that is published from now on goes to the next ones,
+/// too.
+void declareBeside(Connection& connection, const ConsumerTopology& present,
                    const ConsumerTopology& next);
+
+/// What is published goes to these queues no more. Not before every instance has heard of those
+/// that take their place: bound once more, they would get later events without those in between.
+void unbindQueues(Connection& connection, const ConsumerTopology& topology);
 
 /// So many are looked at where it is not known which are there: each costs a round trip, and a
 /// change of partitions is rare.
@@ -66,9 +71,12 @@ struct RetiredQueue {
   std::string first;  // of its generation
 };
 
-/// After such changes: the queues of the generations before that are still there, none of them
-/// bound to the lanes any more. A generation is found by its first queue.
-std::vector<RetiredQueue> unbindRetired(Connection& connection, const ConsumerTopology& present);
+/// After such changes: looks for queues of the generations before that are still there, but for
+/// those that `isKnown`, and tells of each when it is not bound to the lanes any more. A generation
+/// is found by its first queue.
+void unbindRetired(Connection& connection, const ConsumerTopology& present,
+                   const std::function<bool(const std::string& queue)>& isKnown,
+                   const std::function<void(const RetiredQueue&)>& tell);
 
 /// `<queue>.dead`, by its own name.
 void declareDeadLetterQueue(Connection& connection, const std::string& name);

@@ -105,7 +105,7 @@ void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
   std::vector<const amqp::Identity*> events;
   for (const std::size_t index : batch.open) events.push_back(batch.jobs[index].event());
   together(batch, [&] {
-    const std::vector<Claim> claims = transaction.claim(events);
+    const std::vector<Claim> claims = transaction.claim(events, with.patience);
     filter(batch, [&](std::size_t n, std::size_t index) {
       return afterClaim(transaction, batch.jobs[index], index, claims[n], with);
     });
@@ -221,7 +221,7 @@ Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::millisec
                    const Handling& with) {
   const amqp::Identity* event = job.event();
   const auto transaction = with.inbox.begin();
-  if (transaction->claim(std::span(&event, 1)).front() == Claim::Duplicate) {
+  if (transaction->claim(std::span(&event, 1), kClaimPatience).front() == Claim::Duplicate) {
     with.queue.ack(job);
     return Outcome::Duplicate;
   }
@@ -239,7 +239,7 @@ Outcome deadLetter(const Job& job, const Failure& failure, int attempts, const H
   const auto transaction = with.inbox.begin();
   if (attempts > 0) {
     const amqp::Identity* event = job.event();
-    if (transaction->claim(std::span(&event, 1)).front() == Claim::Duplicate) {
+    if (transaction->claim(std::span(&event, 1), kClaimPatience).front() == Claim::Duplicate) {
       with.queue.ack(job);
       return Outcome::Duplicate;
     }

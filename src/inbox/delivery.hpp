@@ -117,6 +117,12 @@ class LossesInARow {
 };
 
 /// What a delivery is handled with.
+/// For other transactions that have recorded an id of a batch: as long as a batch may take.
+inline constexpr std::chrono::milliseconds kClaimPatience{1'000};
+/// Of a worker that was kept waiting so long not long ago: as long as many keys can be tried one
+/// after the other without anybody noticing.
+inline constexpr std::chrono::milliseconds kShortPatience{10};
+
 struct Handling {
   const HandlerTable& handlers;
   Inbox& inbox;
@@ -126,6 +132,7 @@ struct Handling {
   OutsideWindowPolicy outsideWindow = OutsideWindowPolicy::DeadLetter;
   UnhandledPolicy unhandled = UnhandledPolicy::DeadLetter;
   const base::Clock& clock = base::systemClock();
+  std::chrono::milliseconds patience = kClaimPatience;
 };
 
 /// How many of the first of these may share a transaction. A handler without one of its own may

@@ -52,21 +52,22 @@ Share sharePartitions(pqxx::transaction_base& tx, const std::string& schema, con
   const Partitions has = same ? joined(had.wanted, consumption.consumed) : had.wanted;
   const auto row = execute(
       tx,
-      inSchema("select total, generation, next_total, is_draining, want, is_settled from"
+      inSchema("select total, generation, next_total, all_know, is_draining, want, is_settled from"
                " {schema}.share_partitions($1::text, $2::text::uuid, $3::text, $4::text::int,"
                " $5::text::int, $6::text::int[], $7::text::boolean, $8::text::bigint * interval '1"
-               " millisecond', $9::text::int, $10::text::int[])",
+               " millisecond', $9::text::int, $10::text::int, $11::text::int[])",
                schema),
       {member.consumer, member.instance, member.name, std::to_string(initial),
        std::to_string(had.generation), arrayOf(has), consumption.connected ? "t" : "f",
-       std::to_string(lease.count()), std::to_string(consumption.bound),
-       same ? arrayOf(consumption.empty) : "{}"})[0];
+       std::to_string(lease.count()), std::to_string(consumption.known),
+       std::to_string(consumption.bound), same ? arrayOf(consumption.empty) : "{}"})[0];
   return {.assignment = {.generation = static_cast<int>(integerOf(row[1])),
                          .partitions = static_cast<int>(integerOf(row[0])),
                          .next = static_cast<int>(integerOf(row[2])),
-                         .draining = textOf(row[3]) == "t",
-                         .wanted = partitionsOf(row[4])},
-          .isSettled = textOf(row[5]) == "t"};
+                         .allKnow = textOf(row[3]) == "t",
+                         .draining = textOf(row[4]) == "t",
+                         .wanted = partitionsOf(row[5])},
+          .isSettled = textOf(row[6]) == "t"};
 }
 
 void leaveGroup(pqxx::transaction_base& tx, const std::string& schema, const Member& member) {

@@ -19,6 +19,7 @@ struct Assignment {
   int generation = 0;  // of the queues; 0: not known yet
   int partitions = 0;
   int next = 0;           // not 0: being changed to so many
+  bool allKnow = false;   // of that: nobody binds the present queues any more
   bool draining = false;  // and the next queues get all that is published
   Partitions wanted = {};
   bool isCurrent = true;  // no: it could not be renewed in time, and others may know better
@@ -29,7 +30,8 @@ struct Consumption {
   bool connected = false;
   int generation = 0;
   Partitions consumed = {};  // those it lets go of included
-  int bound = 0;             // the generation whose queues were bound last
+  int known = 0;             // the newest generation that it has heard of
+  int bound = 0;             // the generation which alone was bound last
   Partitions empty = {};     // with nothing left in the queue, here or at the broker
 
   bool operator==(const Consumption&) const = default;

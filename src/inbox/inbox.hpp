@@ -80,8 +80,9 @@ class InboxTransaction {
   // Each of these throws HandlerFailed, too: for a deadlock, say, or for what PostgreSQL refuses.
 
   /// Records the ids; one answer for each. Waits for others that are recording the same ones, but
-  /// not for long: ClaimBlocked. To be committed only when none is Forgotten.
-  virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events) = 0;
+  /// no longer than `patience`: ClaimBlocked. To be committed only when none is Forgotten.
+  virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events,
+                                   Wait patience) = 0;
   /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
   /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
   virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;

@@ -61,17 +61,19 @@ bool anyFunctionSets(pqxx::transaction_base& tx, const std::string& schema) {
 void prepareClaim(postgres::Session& connection, const std::string& schema) {
   connection.prepare("pillion_claim", inSchema("select new_id, new_source, any_parked from"
                                                " {schema}.claim_events($1::text, $2::text::uuid[],"
-                                               " $3::text::text[])",
+                                               " $3::text::text[], $4::text::int)",
                                                schema));
 }
 
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
-                 std::span<const amqp::Identity* const> events) {
+                 std::span<const amqp::Identity* const> events,
+                 std::chrono::milliseconds patience) {
   using postgres::arrayOf;
   const auto taken = postgres::executePrepared(
       tx, "pillion_claim",
       {consumer, arrayOf(events, [](const auto* event) { return std::string_view(event->id); }),
-       arrayOf(events, [](const auto* event) { return std::string_view(event->source); })});
+       arrayOf(events, [](const auto* event) { return std::string_view(event->source); }),
+       std::to_string(patience.count())});
   Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
   if (taken.empty()) return claimed;
   claimed.anyParked = textOf(taken[0][2]) == "t";

@@ -23,9 +23,13 @@ inline constexpr std::chrono::milliseconds kChildSpan{std::int64_t{1} << 26};
 inline constexpr int kChildrenAhead = 2;
 
 /// What a handler may have set, as it was when the session began. To be said before anything that
-/// needs a snapshot.
+/// needs a snapshot. And that the server notices within half a minute when the consumer's machine
+/// is gone, which says nothing when it loses its power: else the ids of a batch in hand would stay
+/// recorded for two hours (PostgreSQL manual, 20.3.2).
 inline constexpr const char* kFreshSettings =
-    "reset session authorization; reset role; reset all; set client_encoding = 'UTF8'";
+    "reset session authorization; reset role; reset all; set client_encoding = 'UTF8';"
+    " set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;"
+    " set tcp_user_timeout = 25000";
 
 /// The first statement of a transaction in which handlers run: the session is as it was when it
 /// began, and whatever text would end the transaction fails until `endGuard`.
@@ -50,7 +54,7 @@ struct Claimed {
   bool anyParked = false;  // the consumer has parked events
 };
 Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
-                 std::span<const amqp::Identity* const> events);
+                 std::span<const amqp::Identity* const> events, std::chrono::milliseconds patience);
 
 /// As if it had never been taken.
 void forgetId(pqxx::transaction_base& tx, const std::string& schema, const std::string& consumer,

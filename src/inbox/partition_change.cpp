@@ -9,19 +9,22 @@ namespace {
 
 /// An instance that was slow may have bound them once more.
 constexpr std::chrono::hours kRetiredLook{1};
+constexpr std::chrono::seconds kMarkerConfirm{1};
 
 }  // namespace
 
-bool PartitionChange::note(const Assignment& now) {
+void PartitionChange::note(const Assignment& now) {
   const int before = std::exchange(generation_, now.generation);
   const bool isOver = before != 0 && before != now.generation;
   if (isOver) {
     drained_.clear();
     nextLook_ = base::Clock::Boot{0};
   }
-  return now.next != std::exchange(next_, now.next) || isOver;
+  const bool knew = std::exchange(allKnow_, now.allKnow);
+  looks_ |= now.next != std::exchange(next_, now.next) || knew != allKnow_ || isOver;
 }
 
+/// Whoever knows of the next queues binds none of the present ones: somebody may have unbound them.
 void PartitionChange::declare(amqp::Connection& connection, const amqp::ConsumerTopology& present) {
   if (next_ == 0) {
     amqp::declare(connection, present);
@@ -31,31 +34,34 @@ void PartitionChange::declare(amqp::Connection& connection, const amqp::Consumer
   amqp::ConsumerTopology next = present;
   next.partitions = next_;
   ++next.generation;
-  amqp::declareChange(connection, present, next);
+  amqp::declareBeside(connection, present, next);
+  if (!allKnow_) return;
+  amqp::unbindQueues(connection, present);
   bound_ = next.generation;
 }
 
-bool PartitionChange::isWorkedOff(amqp::Connection& connection, const std::string& queue) {
+bool PartitionChange::isWorkedOff(const std::string& queue) {
   const auto consumer = consumers_.consumerOf(queue);
   if (!consumer) return false;
   if (markers_.cameBack(*consumer)) return queue_.loadOf(*consumer).open == 0;
-  const auto marker = markers_.next(queue, *consumer, base::systemClock().boot());
-  if (marker) connection.publish(*marker);
+  if (auto marker = markers_.next(queue, *consumer, base::systemClock().boot())) {
+    toSend_[queue] = std::move(*marker);
+    looks_ = true;
+  }
   return false;
 }
 
-void PartitionChange::noteDrained(amqp::Connection& connection,
-                                  const amqp::ConsumerTopology& present, const Assignment& now) {
+void PartitionChange::noteDrained(const amqp::ConsumerTopology& present, const Assignment& now) {
   if (!now.draining) return;
   for (const int partition : now.wanted) {
     if (drained_.contains(partition)) continue;
-    if (isWorkedOff(connection, present.partitionQueue(partition))) drained_.insert(partition);
+    if (isWorkedOff(present.partitionQueue(partition))) drained_.insert(partition);
   }
 }
 
 /// Nothing should be left in them; whatever is all the same is no less than an event. The instance
 /// that has the first partition sees to it.
-QueueNames PartitionChange::retired(amqp::Connection& connection, const Assignment& now) {
+QueueNames PartitionChange::retired(const Assignment& now) {
   if (!now.wanted.contains(0)) {
     retired_.clear();
     nextLook_ = base::Clock::Boot{0};  // should it come back
@@ -63,7 +69,7 @@ QueueNames PartitionChange::retired(amqp::Connection& connection, const Assignme
   QueueNames consumed;
   for (auto& [queue, one] : retired_) {
     if (one.stage != Stage::Consumed) continue;
-    if (isWorkedOff(connection, queue)) {
+    if (isWorkedOff(queue)) {
       one.stage = Stage::WorkedOff;
     } else {
       consumed.insert(queue);
@@ -72,16 +78,22 @@ QueueNames PartitionChange::retired(amqp::Connection& connection, const Assignme
   return consumed;
 }
 
-bool PartitionChange::letGo() {
-  if (retired_.empty()) return false;
+void PartitionChange::letGo() {
+  if (retired_.empty()) return;
   const QueueNames consumed = consumers_.consumed();
-  bool any = false;
   for (auto& [queue, one] : retired_) {
     if (one.stage != Stage::WorkedOff || consumed.contains(queue)) continue;
     one.stage = Stage::LetGo;
-    any = true;
+    looks_ = true;
   }
-  return any;
+}
+
+void PartitionChange::look(amqp::Connection& look, const amqp::ConsumerTopology& present,
+                           const Assignment& now) {
+  deleteRetired(look);
+  std::erase_if(retired_, [&](const auto& one) { return !look.queueExists(one.first); });
+  if (next_ == 0 && now.wanted.contains(0)) lookForRetired(look, present);
+  sendMarkers(look);
 }
 
 void PartitionChange::deleteRetired(amqp::Connection& look) {
@@ -100,15 +112,26 @@ void PartitionChange::deleteRetired(amqp::Connection& look) {
   }
 }
 
-void PartitionChange::lookForRetired(amqp::Connection& look, const amqp::ConsumerTopology& present,
-                                     const Assignment& now) {
-  deleteRetired(look);
+void PartitionChange::lookForRetired(amqp::Connection& look,
+                                     const amqp::ConsumerTopology& present) {
   const auto time = base::systemClock().boot();
-  if (next_ != 0 || !now.wanted.contains(0) || time < nextLook_) return;
-  for (const auto& [queue, first] : amqp::unbindRetired(look, present)) {
-    retired_.try_emplace(queue, Retired{.first = first});
-  }
+  if (time < nextLook_) return;
+  // Those that were found count, should this end before all are.
+  amqp::unbindRetired(
+      look, present, [&](const std::string& queue) { return retired_.contains(queue); },
+      [&](const amqp::RetiredQueue& found) {
+        retired_.try_emplace(found.name, Retired{.first = found.first});
+      });
   nextLook_ = time + kRetiredLook;
+}
+
+void PartitionChange::sendMarkers(amqp::Connection& look) {
+  if (toSend_.empty()) return;
+  look.selectConfirms("");
+  for (const auto& [queue, marker] : toSend_) {
+    amqp::publishAndWait(look, marker, kMarkerConfirm);
+  }
+  toSend_.clear();
 }
 
 }  // namespace pillion::inbox

@@ -33,9 +33,10 @@ base::Cause causeOf(const Event& event) {
 }
 
 Claimed claimOrGiveUp(pqxx::transaction_base& tx, const std::string& consumer,
-                      std::span<const amqp::Identity* const> events) {
+                      std::span<const amqp::Identity* const> events,
+                      InboxTransaction::Wait patience) {
   try {
-    return claimIds(tx, consumer, events);
+    return claimIds(tx, consumer, events, patience);
   } catch (const pqxx::sql_error& error) {
     if (error.sqlstate() == "55P03") throw ClaimBlocked();
     throw;
@@ -76,11 +77,12 @@ PostgresInboxTransaction::PostgresInboxTransaction(postgres::OpenSession& sessio
   beginGuarded(work_, schema_);
 }
 
-std::vector<Claim> PostgresInboxTransaction::claim(std::span<const amqp::Identity* const> events) {
+std::vector<Claim> PostgresInboxTransaction::claim(std::span<const amqp::Identity* const> events,
+                                                   Wait patience) {
   events_ = events.size();
   std::vector<Claim> claims(events.size(), Claim::Duplicate);
   own("recording events in the inbox", [&] {
-    const Claimed claimed = claimOrGiveUp(work_, consumer_, events);
+    const Claimed claimed = claimOrGiveUp(work_, consumer_, events, patience);
     anyParked_ = claimed.anyParked;
     for (std::size_t i = 0; i < events.size(); ++i) {
       if (!claimed.isNew[i]) continue;

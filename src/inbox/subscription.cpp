@@ -14,7 +14,9 @@ using std::chrono::milliseconds;
 
 namespace {
 
+/// To connect, and then for all that a look does but for the last of its calls.
 constexpr milliseconds kLookTimeout{2'000};
+constexpr milliseconds kChangeAgain{1'000};
 /// A lease that has run out is noticed after this.
 constexpr milliseconds kLookAround{500};
 /// Until the database was reached.
@@ -101,7 +103,7 @@ bool Subscription::noteTopology() {
   if (topology_.partitions == 0) return true;
   const Assignment now = holdings_.assignment();
   if (now.generation == 0 || !now.isCurrent) return false;
-  if (change_.note(now)) nextBind_ = base::Clock::Boot{0};
+  change_.note(now);
   if (topology_.partitions != now.partitions) {
     consumers_.limit(prefetchOfEach(prefetch_, now.partitions));
   }
@@ -112,7 +114,8 @@ bool Subscription::noteTopology() {
 
 void Subscription::connect() {
   auto fresh = std::make_unique<amqp::Connection>(options_, "consumer " + topology_.queue, &wake_);
-  declare(*fresh);
+  declare(*fresh, base::Clock::Boot::max());
+  fresh->beforeCalls({});
   connection_ = std::move(fresh);
   consumers_.connected(*connection_);
   nextBind_ = base::systemClock().boot() + bindEvery_;
@@ -123,12 +126,24 @@ void Subscription::connect() {
 void Subscription::disconnect() {
   consumers_.disconnected();
   connection_.reset();
-  if (topology_.partitions > 0) holdings_.tell({});
+  tell({});
 }
 
-void Subscription::declare(amqp::Connection& connection) {
+/// Not on what was known when it began: others may have gone on while this one was held up.
+void Subscription::declare(amqp::Connection& connection, base::Clock::Boot until) {
+  connection.beforeCalls([this, until] {
+    if (base::systemClock().boot() > until) throw BrokerError("RabbitMQ is slow to answer");
+    if (topology_.partitions == 0 || change_.isNoted(holdings_.assignment())) return;
+    throw BrokerError("how the partitions are shared has changed meanwhile");
+  });
   if (options_.declareTopology) return change_.declare(connection, topology_);
   amqp::check(connection, topology_);  // nor can it be changed: bindings are not seen
+}
+
+void Subscription::tell(Consumption now) {
+  if (topology_.partitions == 0) return;
+  now.known = change_.known();
+  holdings_.tell(std::move(now));
 }
 
 /// Consumes what is this instance's now, and says what is.
@@ -137,13 +152,13 @@ void Subscription::follow() {
   if (topology_.partitions == 0) return consumers_.follow({topology_.queue});
   noteTopology();
   const Assignment assignment = holdings_.assignment();
-  QueueNames wanted = change_.retired(*connection_, assignment);
+  QueueNames wanted = change_.retired(assignment);
   for (const int partition : assignment.wanted) {
     wanted.insert(topology_.partitionQueue(partition));
   }
   consumers_.follow(wanted);
-  change_.noteDrained(*connection_, topology_, assignment);
-  if (change_.letGo()) nextBind_ = base::Clock::Boot{0};
+  change_.noteDrained(topology_, assignment);
+  change_.letGo();
   const QueueNames names = consumers_.consumed();
   Consumption now{.connected = true,
                   .generation = topology_.generation,
@@ -152,7 +167,7 @@ void Subscription::follow() {
   for (int partition = 0; partition < topology_.partitions; ++partition) {
     if (names.contains(topology_.partitionQueue(partition))) now.consumed.insert(partition);
   }
-  holdings_.tell(std::move(now));
+  tell(std::move(now));
 }
 
 void Subscription::serve(const std::stop_token& stop) {
@@ -223,7 +238,9 @@ void Subscription::reportSlowHandlers() {
 /// Over another connection, since a refusal ends the channel, and with it all that was prefetched.
 /// AMQP shows an exchange, and no binding: those are made again each time.
 void Subscription::lookAfterBindings() {
-  if (base::systemClock().boot() < nextBind_ || !noteTopology()) return;
+  if (!change_.needsLook() && base::systemClock().boot() < nextBind_) return;
+  if (!noteTopology()) return;
+  change_.takeLook();
   // Acks and heartbeats wait meanwhile: not for long, and where it fails not often.
   bindWait_ = std::min<std::chrono::milliseconds>(2 * bindWait_, kLongestBindWait);
   auto options = options_;
@@ -231,7 +248,7 @@ void Subscription::lookAfterBindings() {
   try {
     amqp::Connection look(options, "consumer " + topology_.queue + ", bindings");
     const bool isThere = !options_.declareTopology || look.exchangeExists(topology_.exchange);
-    declare(look);
+    declare(look, base::systemClock().boot() + kLookTimeout);
     if (!isThere) {
       base::log.warn(
           "consumer '{}': exchange '{}' was gone; it is declared and bound again, and what was"
@@ -239,7 +256,7 @@ void Subscription::lookAfterBindings() {
           topology_.queue, topology_.exchange);
     }
     if (options_.declareTopology && topology_.partitions > 0) {
-      change_.lookForRetired(look, topology_, holdings_.assignment());
+      change_.look(look, topology_, holdings_.assignment());
     }
     look.close();
     bindWait_ = bindEvery_;
@@ -254,7 +271,9 @@ void Subscription::lookAfterBindings() {
     base::log.debug("consumer '{}' could not look after its bindings: {}", topology_.queue,
                     error.what());
   }
-  nextBind_ = base::systemClock().boot() + bindWait_;
+  // A change has many queues to declare, and is done when a look gets through.
+  const bool isSoon = change_.isUnderWay() && bindWait_ != bindEvery_;
+  nextBind_ = base::systemClock().boot() + (isSoon ? kChangeAgain : bindWait_);
 }
 
 void Subscription::pause(milliseconds limit, const std::stop_token& stop) {
@@ -264,6 +283,7 @@ void Subscription::pause(milliseconds limit, const std::stop_token& stop) {
     const auto left = std::chrono::ceil<milliseconds>(end - base::systemClock().boot());
     ::poll(&wake, 1, static_cast<int>(left.count()));
     wake_.take();
+    if (topology_.partitions > 0 && noteTopology()) tell({});  // for a change need not wait
   }
 }
 

@@ -42,10 +42,11 @@ class Subscription {
  private:
   void connect();
   void disconnect();
-  void declare(amqp::Connection& connection);
+  void declare(amqp::Connection& connection, base::Clock::Boot until);
   /// False when it is not known whose queue it is, or how many partitions there are now.
   bool noteTopology();
   void follow();
+  void tell(Consumption now);
   void pump(const std::stop_token& stop);
   void handle(amqp::Incoming incoming);
   void sendAcks();

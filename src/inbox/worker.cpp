@@ -17,6 +17,8 @@ constexpr milliseconds kIdle{1'000};
 constexpr std::chrono::hours kForgetEvery{1};
 constexpr std::chrono::hours kWarnEvery{1};
 constexpr std::chrono::minutes kWarnOfBlockEvery{1};
+/// Longer than a key is set aside.
+constexpr std::chrono::minutes kImpatient{1};
 
 /// These come first, and all keep their order otherwise. Returns how many they are.
 std::size_t bringForward(std::span<Job> jobs, const std::vector<std::size_t>& indices) {
@@ -80,7 +82,8 @@ Handling Worker::handling() {
           .watch = shared_.watch,
           .parked = shared_.options.parked,
           .outsideWindow = shared_.options.outsideWindow,
-          .unhandled = shared_.options.unhandled};
+          .unhandled = shared_.options.unhandled,
+          .patience = base::systemClock().boot() < patientFrom_ ? kShortPatience : kClaimPatience};
 }
 
 void Worker::serve(const std::stop_token& stop) {
@@ -150,7 +153,9 @@ std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
     plan.atMost(slow.fitting());
     return 0;
   } catch (const ClaimBlocked&) {
-    blocked_ += base::systemClock().boot() - start;
+    const auto now = base::systemClock().boot();
+    blocked_ += now - start;
+    patientFrom_ = now + kImpatient;
     plan.atMost(1);
     return size > 1 ? 0 : setAside(left);
   } catch (const BatchHolds& holds) {

@@ -94,6 +94,7 @@ class Worker {
   base::Clock::Boot nextForget_{0};
   base::Clock::Boot lastWarned_{0};
   base::Clock::Boot lastWarnedOfBlock_{0};
+  base::Clock::Boot patientFrom_{0};
   std::atomic<bool> ended_{false};
   base::Mutex pauseMutex_;
   std::condition_variable_any pauseEnd_;

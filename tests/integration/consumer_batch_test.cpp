@@ -173,7 +173,7 @@ TEST_CASE("an event is held behind one that was parked while its batch waited fo
   inbox::PostgresInbox before(bench.world.database.options(), "bench", kWindow);
   const auto parking = before.begin();
   const amqp::Identity* first = jobs[0].event();
-  REQUIRE(parking->claim(std::span(&first, 1)).front() == inbox::Claim::New);
+  REQUIRE(parking->claim(std::span(&first, 1), 1s).front() == inbox::Claim::New);
   parking->park(jobs[0], *first, {"told to", ""}, 1h);
   auto attempt = std::async(std::launch::async, [&] { return bench.attempt(jobs); });
   REQUIRE(eventually(900ms, [&] {

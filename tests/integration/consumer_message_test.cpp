@@ -209,7 +209,7 @@ inbox::Claim claimOf(inbox::InboxTransaction& transaction, const std::string& id
                      const std::string& source) {
   const amqp::Identity identity{id, source, "", "order.placed"};
   const amqp::Identity* event = &identity;
-  return transaction.claim(std::span(&event, 1)).front();
+  return transaction.claim(std::span(&event, 1), 1s).front();
 }
 
 /// The inbox of a consumer, used without a broker.
@@ -501,7 +501,7 @@ TEST_CASE("a batch of ids is claimed in one statement, the second of two equal o
   const amqp::Identity c{makeEventId(), "source", "", "t"};
   const std::vector<const amqp::Identity*> events{&a, &b, &c, &b};
   using inbox::Claim;
-  CHECK(memory.inbox.begin()->claim(events) ==
+  CHECK(memory.inbox.begin()->claim(events, 1s) ==
         std::vector<Claim>{Claim::Duplicate, Claim::New, Claim::New, Claim::Duplicate});
 }
 

@@ -156,6 +156,40 @@ TEST_CASE("the database says how many partitions there are, whatever a later ins
   CHECK(second.turn(database, 16).assignment.partitions == 4);
 }
 
+TEST_CASE(
+    "the present queues may be unbound when every instance has heard of the next, or is gone") {
+  const TestDatabase database;
+  Instance one;
+  Instance other;
+  one.consumption.known = other.consumption.known = 1;
+  one.turn(database, 2);
+  other.turn(database, 2);
+  CHECK_FALSE(one.turn(database, 2).assignment.allKnow);
+  changePartitions(database.options(), "a.events", 3);
+  CHECK_FALSE(one.turn(database, 2).assignment.allKnow);
+  one.consumption.known = 2;
+  CHECK_FALSE(one.turn(database, 2).assignment.allKnow);
+  SUBCASE("one that has no connection to the broker may have one in a moment") {
+    other.consumption.connected = false;
+    other.turn(database, 2);
+    CHECK_FALSE(one.turn(database, 2).assignment.allKnow);
+    other.consumption.known = 2;
+    CHECK(other.turn(database, 2).assignment.allKnow);
+  }
+  SUBCASE("one that was not heard of is told first should it come back") {
+    lapse(database, other);
+    CHECK(one.turn(database, 2).assignment.allKnow);
+    CHECK(other.turn(database, 2).assignment.next == 3);
+    CHECK_FALSE(one.turn(database, 2).assignment.allKnow);
+  }
+  SUBCASE("one that comes later") {
+    other.leave(database);
+    CHECK(one.turn(database, 2).assignment.allKnow);
+    Instance late;
+    CHECK(late.turn(database, 2).assignment.next == 3);
+  }
+}
+
 TEST_CASE("the number of partitions changes when all present ones are worked off, and not before") {
   const TestDatabase database;
   Instance one;

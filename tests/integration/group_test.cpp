@@ -5,6 +5,9 @@
 #include <thread>
 
 #include "consumer_fixture.hpp"
+#include "event/event_id.hpp"
+#include "inbox/group_table.hpp"
+#include "inbox/partition_change.hpp"
 
 namespace pillion::test {
 namespace {
@@ -208,6 +211,97 @@ TEST_CASE("the number of partitions changes under load: nothing is lost, and eac
   }
   CHECK(Servers::mq().queueExists("grown.events.p1.3"));
   for (auto& one : processes) CHECK(one->stop()["dead"] == 0);
+}
+
+TEST_CASE("an instance that has not heard of a change keeps the queues that it may bind in use") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 2;
+  const auto consumer = journalConsumer(options, "unheard");
+  consumer->start();
+  const inbox::Member slow{
+      .consumer = "unheard.events", .instance = makeEventId(), .name = "slow:1"};
+  const auto turn = [&](int known) {
+    auto connection = world.database.connect();
+    pqxx::nontransaction tx(connection);
+    inbox::sharePartitions(tx, "pillion", slow, 2, 1h, {}, {.known = known});
+  };
+  turn(1);
+  changePartitions(world.database.options(), "unheard.events", 3);
+  REQUIRE(eventually(20s, [&] { return Servers::mq().queueExists("unheard.events.p2.2"); }));
+  // It would bind them again, and what came in between would be in the next queues only.
+  for (int round = 0; round < 8; ++round) {
+    send(world.exchange, withLanes(interleaved(10, 1, round + 1)));
+    CHECK(eventually(20s, [&] { return world.journal() == 10 * (round + 1); }));
+  }
+  CHECK(world.database.query("select bound_at is null from pillion.inbox_group") == "t");
+  turn(2);
+  CHECK(eventually(
+      60s, [&] { return readGroupStatus(world.database.options()).at(0).generation == 2; }));
+  send(world.exchange, withLanes(interleaved(10, 1, 9)));
+  CHECK(eventually(20s, [&] { return world.journal() == 90; }));
+  CHECK(world.journalIds() == 90);
+  CHECK(world.ordered());
+}
+
+TEST_CASE("publishers that are blocked hold up a change of partitions, and no ack") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.partitions = 2;
+  std::atomic<bool> hangs{true};
+  const auto consumer = EventConsumer::create("flooded", {"#"}, options);
+  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    while (hangs) std::this_thread::sleep_for(5ms);
+  });
+  consumer->start();
+  send(world.exchange, withLanes(interleaved(40, 1)));
+  std::optional<MemoryAlarm> alarm(std::in_place);
+  changePartitions(world.database.options(), "flooded.events", 3);
+  REQUIRE(eventually(30s, [&] {
+    return world.database.query(
+               "select coalesce(bound_at < now() - interval '8 s', false) from"
+               " pillion.inbox_group") == "t";
+  }));
+  hangs = false;  // the markers have been tried
+  CHECK(eventually(20s, [&] { return world.journal() == 40; }));
+  for (const std::string queue : {"flooded.events.p0", "flooded.events.p1"}) {
+    CHECK(eventually(20s, [&] { return Servers::mq().queueDepth(queue) == 0; }));
+  }
+  const auto generation = [&] {
+    return readGroupStatus(world.database.options()).at(0).generation;
+  };
+  CHECK(generation() == 1);
+  alarm.reset();
+  CHECK(eventually(60s, [&] { return generation() == 2; }));
+}
+
+TEST_CASE("a queue of before that somebody else deletes is waited for no more") {
+  const World world;
+  base::WakeEvent wake;
+  inbox::DeliveryQueue queue(wake);
+  amqp::Connection connection(brokerOptions(world.exchange), "test");
+  inbox::QueueConsumers consumers("bygone.events", {}, {}, queue);
+  amqp::ConsumerTopology topology{.inbox = "bygone",
+                                  .exchange = world.exchange,
+                                  .queue = "bygone.events",
+                                  .patterns = {"#"},
+                                  .deliveryLimit = 10,
+                                  .partitions = 2};
+  amqp::declare(connection, topology);
+  topology.generation = 2;
+  amqp::declare(connection, topology);
+  inbox::PartitionChange change(consumers, queue);
+  const inbox::Assignment now{.generation = 2, .partitions = 2, .wanted = {0, 1}};
+  change.note(now);
+  change.look(connection, topology, now);
+  CHECK(change.retired(now) == inbox::QueueNames{"bygone.events.p0", "bygone.events.p1"});
+  Servers::mq().deleteQueue("bygone.events.p1");
+  change.look(connection, topology, now);
+  CHECK(change.retired(now) == inbox::QueueNames{"bygone.events.p0"});
+  Servers::mq().deleteQueue("bygone.events.p0");
+  change.look(connection, topology, now);
+  CHECK(change.retired(now).empty());
 }
 
 TEST_CASE("a partition is not worked off while somebody else holds what it has sent") {

@@ -22,7 +22,8 @@ struct Together : World {
     return tx
         .exec(
             "select concat_ws(' ', (select string_agg(name, ' ') from pg_settings where source ="
-            " 'session' and name not in ('client_encoding', 'transaction_isolation')), "
+            " 'session' and name not in ('client_encoding', 'transaction_isolation') and name !~"
+            " '^tcp_'), "
             "nullif(current_setting('app.tenant',"
             " true), ''), nullif(current_user::text, session_user::text),"
             " (select string_agg(relname, ' ') from pg_class where relpersistence = 't' and"
@@ -118,6 +119,24 @@ TEST_CASE(
   send(world.exchange, numberedEvents(1)[0]);
   CHECK(eventually(20s, [&] { return world.journal() == 1; }));
   CHECK(world.database.count("select count(*) from pg_locks where locktype = 'advisory'") == 0);
+}
+
+TEST_CASE("PostgreSQL notices the end of a machine that says nothing, for each handler's session") {
+  const World world;
+  const auto consumer = EventConsumer::create("powerless", {"#"}, world.consumerOptions());
+  consumer->onEvent("#", [](const Event& event, Transaction& tx) {
+    std::string said;
+    for (const std::string name :
+         {"keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout"}) {
+      said += tx.exec("show tcp_" + name)[0][0].c_str() + std::string(" ");
+    }
+    writeJournal(event, tx, said);
+    tx.exec("set tcp_keepalives_idle = 7200");
+  });
+  consumer->start();
+  send(world.exchange, numberedEvents(5));
+  CHECK(eventually(20s, [&] { return world.journal() == 5; }));
+  CHECK(world.database.query("select distinct note from journal") == "10 5 3 25s ");
 }
 
 TEST_CASE("a handler finds its session as it was, whatever the one before it has set") {

@@ -107,4 +107,34 @@ TEST_CASE("deliveries of eight MiB take no more memory than a few of them") {
   consumer.stop();
 }
 
+TEST_CASE("many keys that a transaction elsewhere does not let go cost the others little") {
+  const World world;
+  auto options = world.consumerOptions();
+  options.workers = 1;
+  options.prefetch = 500;
+  const LogCapture log;
+  const auto consumer = journalConsumer(options, "besieged");
+  const auto blocked = interleaved(100, 1);
+  auto elsewhere = world.database.connect();
+  std::optional<pqxx::work> holding(std::in_place, elsewhere);
+  for (const Event& event : blocked) {
+    holding->exec_params(
+        "insert into pillion.inbox (consumer, event_id, source) values ($1, $2, $3)",
+        consumer->queue(), event.id(), messageOf(event).appId);
+  }
+  consumer->start();
+  send(world.exchange, blocked);
+  long applied = 0;
+  for (int round = 0; round < 3; ++round) {
+    send(world.exchange, numberedEvents(20, "free-" + std::to_string(round)));
+    applied += 20;
+    CHECK(eventually(15s, [&] { return world.journal() == applied; }));
+  }
+  CHECK(log.count("is being applied in another transaction") == 1);
+  holding.reset();
+  CHECK(eventually(60s, [&] { return world.journal() == applied + 100; }));
+  CHECK(world.journalIds() == applied + 100);
+  CHECK(world.ordered());
+}
+
 }  // namespace pillion::test

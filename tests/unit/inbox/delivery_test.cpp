@@ -26,7 +26,7 @@ struct Bench : Inbox {
     Recorded(const Recorded&) = delete;
     Recorded& operator=(const Recorded&) = delete;
     ~Recorded() override { bench_.note("end"); }
-    std::vector<Claim> claim(std::span<const amqp::Identity* const> events) override {
+    std::vector<Claim> claim(std::span<const amqp::Identity* const> events, Wait) override {
       std::vector<Claim> claims;
       if (bench_.claimFails) throw HandlerFailed({"deadlock", "", true});
       for (const auto* event : events) {
