@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "amqp/names.hpp"
 #include "base/clock.hpp"
 #include "event/timestamp.hpp"
 
@@ -104,15 +105,6 @@ void tellByHeaders(DeadLetter& letter, const Message& message) {
   letter.exchange = headerOf(message, kExchange);
   letter.routingKey = headerOf(message, kRoutingKey, message.type);
   letter.queue = headerOf(message, kQueue);
-}
-
-/// The queue, or one of its partitions.
-bool isOneOf(const std::string& queue, const std::string& name) {
-  if (name == queue) return true;
-  if (!name.starts_with(queue + ".p")) return false;
-  const std::string numbers = name.substr(queue.size() + 2);  // `3`, or `3.2`: generation 2
-  return !numbers.empty() && numbers.size() <= 12 && numbers.front() != '.' &&
-         numbers.find_first_not_of(".0123456789") == std::string::npos;
 }
 
 /// Where it was published first, which one that was redriven carries. Nobody else's word counts.

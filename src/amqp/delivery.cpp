@@ -1,22 +1,12 @@
 #include "amqp/channel.hpp"
+#include "amqp/names.hpp"
 #include "base/printable.hpp"
 
 namespace pillion::amqp {
-namespace {
-
-/// `<queue>.p3` is a partition of `<queue>`, `<queue>.p3.2` one of its second generation.
-std::string_view withoutPartition(std::string_view queue) {
-  const auto dot = queue.rfind(".p");
-  if (dot == std::string_view::npos || dot + 2 == queue.size()) return queue;
-  const bool isNumber = queue.find_first_not_of(".0123456789", dot + 2) == std::string_view::npos;
-  return isNumber ? queue.substr(0, dot) : queue;
-}
-
-}  // namespace
 
 bool isRedriven(const Delivery& delivery) {
   return delivery.exchange.empty() ||
-         delivery.exchange == std::string(withoutPartition(delivery.queue)) + ".partitions";
+         delivery.exchange == partitionExchangeOf(std::string(withoutPartition(delivery.queue)));
 }
 
 std::string nameOf(const Delivery& delivery, const Identity* identity) {

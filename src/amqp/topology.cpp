@@ -107,11 +107,6 @@ std::vector<std::string> ConsumerTopology::queues() const {
   return names;
 }
 
-std::string ConsumerTopology::partitionQueue(int partition) const {
-  const std::string name = queue + ".p" + std::to_string(partition);
-  return generation == 1 ? name : name + '.' + std::to_string(generation);
-}
-
 void ensureExchange(Connection& connection, const std::string& exchange, bool declareMissing) {
   if (declareMissing) {
     try {

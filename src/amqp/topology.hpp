@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "amqp/connection.hpp"
+#include "amqp/names.hpp"
 
 namespace pillion::amqp {
 
@@ -24,13 +25,14 @@ struct ConsumerTopology {
   int partitions = 0;  // 0: not partitioned
   int generation = 1;  // of the partitions' queues: each time that their number is changed, another
 
-  [[nodiscard]] std::string deadLetterQueue() const { return queue + ".dead"; }
-  /// Carries nothing: an exchange whose alternate exchange, which is none, names the inbox, so that
-  /// the broker itself refuses another one.
-  [[nodiscard]] std::string markerExchange() const { return queue + ".inbox"; }
-  [[nodiscard]] std::string partitionExchange() const { return queue + ".partitions"; }
-  [[nodiscard]] std::string unkeyedExchange() const { return queue + ".unkeyed"; }
-  [[nodiscard]] std::string partitionQueue(int partition) const;
+  [[nodiscard]] std::string deadLetterQueue() const { return deadLetterQueueOf(queue); }
+  /// By which the broker itself refuses another inbox.
+  [[nodiscard]] std::string markerExchange() const { return markerExchangeOf(queue); }
+  [[nodiscard]] std::string partitionExchange() const { return partitionExchangeOf(queue); }
+  [[nodiscard]] std::string unkeyedExchange() const { return unkeyedExchangeOf(queue); }
+  [[nodiscard]] std::string partitionQueue(int partition) const {
+    return partitionQueueOf(queue, partition, generation);
+  }
   /// The queues that are consumed from.
   [[nodiscard]] std::vector<std::string> queues() const;
 };

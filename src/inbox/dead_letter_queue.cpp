@@ -88,7 +88,7 @@ class Walk {
   Walk(const DeadLetterOptions& options, const DeadLetterFilter& filter)
       : filter_(filter),
         service_(options.queue),
-        queue_(options.queue + ".dead"),
+        queue_(amqp::deadLetterQueueOf(options.queue)),
         connection_(options.broker, "dead letters of " + options.queue),
         copies_(options.broker, "dead letters of " + options.queue + ", renewed") {}
 

@@ -38,7 +38,7 @@ DeadLetterSender::DeadLetterSender(const ConsumerOptions& options, std::string c
                                    std::shared_ptr<SharedReconnect> reconnect)
     : options_(options),
       consumer_(std::move(consumer)),
-      queue_(consumer_ + ".dead"),
+      queue_(amqp::deadLetterQueueOf(consumer_)),
       schema_(postgres::schemaOf(options.database)),
       wake_(wake),
       reconnect_(std::move(reconnect)),

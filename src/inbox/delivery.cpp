@@ -28,11 +28,22 @@ std::string madeAt(const amqp::Identity& event) {
   return "the event's id was made at " + (time ? toRfc3339(*time) : "an unknown time");
 }
 
-/// Deliveries on their way through one attempt.
+/// Deliveries on their way through one attempt. Each step says whether it goes on.
 struct Batch {
+  explicit Batch(std::span<const Job> deliveries) : jobs(deliveries) {
+    attempt.outcomes.assign(jobs.size(), Outcome::Applied);
+    for (std::size_t index = 0; index < jobs.size(); ++index) open.push_back(index);
+  }
+  bool goesOn() const { return attempt.end == Attempt::End::Done; }
+  /// No outcome, since there is none.
+  std::optional<Outcome> stop(std::size_t index, Failure failure, bool isEvent) {
+    attempt = Attempt::stopped(index, std::move(failure), isEvent);
+    return std::nullopt;
+  }
+
   std::span<const Job> jobs;
-  std::vector<Outcome> outcomes;
   std::vector<std::size_t> open;  // indices of those whose outcome is not decided yet
+  Attempt attempt;
 };
 
 /// The header counts for what came by the queue's own name, as a redrive sends it: whoever
@@ -44,29 +55,63 @@ bool mayApplyOutside(const Job& job, const Handling& with) {
 }
 
 /// What becomes of one that may have been applied and forgotten since.
-Outcome outside(const Job& job, std::size_t index, const Handling& with) {
+std::optional<Outcome> outside(Batch& batch, std::size_t index, const Handling& with) {
   if (with.outsideWindow == OutsideWindowPolicy::Discard) return Outcome::Discarded;
-  throw BatchStopped(index, {madeAt(*job.event()), kOutsideWindow}, false);
+  return batch.stop(index, {madeAt(*batch.jobs[index].event()), kOutsideWindow}, false);
 }
 
-/// Decides what can be decided without the database. Nothing: it is to be claimed.
-std::optional<Outcome> admit(const Job& job, std::size_t index, const Handling& with) {
-  if (const auto* problem = std::get_if<amqp::Problem>(&job.identity)) {
-    throw BatchStopped(index, {problem->detail, problem->reason}, false);
+/// Keeps in `open` those that `decide` leaves open.
+template <typename Decide>
+bool filter(Batch& batch, Decide decide) {
+  std::vector<std::size_t> open;
+  for (std::size_t n = 0; n < batch.open.size(); ++n) {
+    const std::size_t index = batch.open[n];
+    const std::optional<Outcome> decided = decide(n, index);
+    if (!batch.goesOn()) return false;
+    if (decided) {
+      batch.attempt.outcomes[index] = *decided;
+    } else {
+      open.push_back(index);
+    }
   }
-  const amqp::Identity& event = *job.event();
-  if (with.unhandled == UnhandledPolicy::Ignore && with.handlers.find(event.type) == nullptr) {
-    return Outcome::Ignored;
+  batch.open = std::move(open);
+  return true;
+}
+
+/// For steps that all events of a batch share: whose doing it was is not known, the smaller halves
+/// will tell.
+template <typename Step>
+bool together(Batch& batch, Step step) {
+  try {
+    step();
+  } catch (const HandlerFailed& failed) {
+    batch.stop(batch.jobs.size() / 2, failed.failure(), true);
   }
-  if (mayApplyOutside(job, with) || with.inbox.remembers(event.id)) return std::nullopt;
-  return outside(job, index, with);
+  return batch.goesOn();
+}
+
+/// Decides what can be decided without the database; the others are to be claimed.
+bool admit(Batch& batch, const Handling& with) {
+  return filter(batch, [&](std::size_t, std::size_t index) -> std::optional<Outcome> {
+    const Job& job = batch.jobs[index];
+    if (const auto* problem = std::get_if<amqp::Problem>(&job.identity)) {
+      return batch.stop(index, {problem->detail, problem->reason}, false);
+    }
+    const amqp::Identity& event = *job.event();
+    if (with.unhandled == UnhandledPolicy::Ignore && with.handlers.find(event.type) == nullptr) {
+      return Outcome::Ignored;
+    }
+    if (mayApplyOutside(job, with) || with.inbox.remembers(event.id)) return std::nullopt;
+    return outside(batch, index, with);
+  });
 }
 
 /// Decides what can be decided without its handler.
-std::optional<Outcome> afterClaim(InboxTransaction& transaction, const Job& job, std::size_t index,
+std::optional<Outcome> afterClaim(InboxTransaction& transaction, Batch& batch, std::size_t index,
                                   Claim claim, const Handling& with) {
+  const Job& job = batch.jobs[index];
   if (claim == Claim::Duplicate) return Outcome::Duplicate;
-  if (claim == Claim::Forgotten && !mayApplyOutside(job, with)) return outside(job, index, with);
+  if (claim == Claim::Forgotten && !mayApplyOutside(job, with)) return outside(batch, index, with);
   if (with.parked == ParkedPolicy::Hold && transaction.holdBack(job, *job.event())) {
     return Outcome::Held;
   }
@@ -75,49 +120,27 @@ std::optional<Outcome> afterClaim(InboxTransaction& transaction, const Job& job,
   return Outcome::Left;
 }
 
-/// Keeps in `open` those that `decide` leaves open.
-template <typename Decide>
-void filter(Batch& batch, Decide decide) {
-  std::vector<std::size_t> open;
-  for (std::size_t n = 0; n < batch.open.size(); ++n) {
-    const std::size_t index = batch.open[n];
-    if (const std::optional<Outcome> decided = decide(n, index)) {
-      batch.outcomes[index] = *decided;
-    } else {
-      open.push_back(index);
-    }
-  }
-  batch.open = std::move(open);
-}
-
-/// For steps that all events of a batch share: whose doing it was is not known, the smaller halves
-/// will tell.
-template <typename Step>
-void together(const Batch& batch, Step step) {
-  try {
-    step();
-  } catch (const HandlerFailed& failed) {
-    throw BatchStopped(batch.jobs.size() / 2, failed.failure(), true);
-  }
-}
-
-void claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
+bool claim(InboxTransaction& transaction, Batch& batch, const Handling& with) {
   std::vector<const amqp::Identity*> events;
   for (const std::size_t index : batch.open) events.push_back(batch.jobs[index].event());
-  together(batch, [&] {
-    const std::vector<Claim> claims = transaction.claim(events, with.patience);
+  return together(batch, [&] {
+    const auto claims = transaction.claim(events, with.patience);
+    if (!claims) {
+      batch.attempt = {.end = Attempt::End::Blocked};
+      return;
+    }
     filter(batch, [&](std::size_t n, std::size_t index) {
-      return afterClaim(transaction, batch.jobs[index], index, claims[n], with);
+      return afterClaim(transaction, batch, index, (*claims)[n], with);
     });
   });
 }
 
 /// No lock on a parked event is held while a handler runs. An event whose handler is still to run
 /// is passed by none of its key.
-void requireNoneHeld(const Batch& batch) {
-  if (batch.open.empty() ||
-      std::ranges::find(batch.outcomes, Outcome::Held) == batch.outcomes.end()) {
-    return;
+bool noneHeld(Batch& batch) {
+  const auto& outcomes = batch.attempt.outcomes;
+  if (batch.open.empty() || std::ranges::find(outcomes, Outcome::Held) == outcomes.end()) {
+    return true;
   }
   std::vector<std::size_t> parked;
   std::set<std::string_view> openKeys;
@@ -129,44 +152,56 @@ void requireNoneHeld(const Batch& batch) {
       openKeys.insert(event->key);
       continue;
     }
-    const Outcome outcome = batch.outcomes[index];
-    if (outcome != Outcome::Held && outcome != Outcome::Left) continue;
+    if (outcomes[index] != Outcome::Held && outcomes[index] != Outcome::Left) continue;
     if (!event->key.empty() && openKeys.contains(event->key)) continue;
     parked.push_back(index);
   }
-  const auto isHeld = [&](std::size_t index) { return batch.outcomes[index] == Outcome::Held; };
-  if (std::ranges::any_of(parked, isHeld)) throw BatchHolds(std::move(parked));
+  const auto isHeld = [&](std::size_t index) { return outcomes[index] == Outcome::Held; };
+  if (std::ranges::none_of(parked, isHeld)) return true;
+  batch.attempt = {.end = Attempt::End::Holds, .first = std::move(parked)};
+  return false;
 }
 
-void handle(InboxTransaction& transaction, const Batch& batch, const Handling& with) {
+bool handle(InboxTransaction& transaction, Batch& batch, const Handling& with) {
   const auto start = with.clock.boot();
   for (std::size_t n = 0; n < batch.open.size(); ++n) {
     const auto time = with.clock.boot() - start;
-    if (time > kLongestBatch) throw BatchTooSlow(BatchSize::fitting(n, time));
+    if (time > kLongestBatch) {
+      batch.attempt = {.end = Attempt::End::TooSlow, .fitting = BatchSize::fitting(n, time)};
+      return false;
+    }
     const std::size_t index = batch.open[n];
     const Job& job = batch.jobs[index];
-    try {
-      handleEvent(transaction, *with.handlers.find(job.event()->type), job, with.watch);
-    } catch (const HandlerFailed& failed) {
-      throw BatchStopped(index, failed.failure(), true);
-    } catch (const BatchStopped& stopped) {
-      throw BatchStopped(index, stopped.failure(), false);
-    } catch (const ServerAilment&) {
-      throw;
-    } catch (const DatabaseError& error) {
-      throw LostInHandler(index, error);
-    }
+    const Handler& handler = *with.handlers.find(job.event()->type);
+    auto ended =
+        lostOr(index, [&] { return handleEvent(transaction, handler, job, index, with.watch); });
+    if (!ended) continue;
+    batch.attempt = std::move(*ended);
+    return false;
   }
+  return true;
 }
 
 /// A session that ended by a limit while a handler computed is missed here first.
-void commit(InboxTransaction& transaction, const Batch& batch) {
+bool commit(InboxTransaction& transaction, Batch& batch) {
   try {
-    together(batch, [&] { transaction.commit(); });
+    return together(batch, [&] { transaction.commit(); });
   } catch (const DatabaseError& error) {
     if (error.outcomeInDoubt()) throw;
-    throw LostInHandler(batch.jobs.size() / 2, error);
+    batch.attempt = Attempt::lostAt(batch.jobs.size() / 2, error);
+    return false;
   }
+}
+
+/// One event, alone, whose handler has run: false when another instance has taken it meanwhile.
+bool isStillMine(InboxTransaction& transaction, const amqp::Identity& event) {
+  const amqp::Identity* one = &event;
+  const auto claims = transaction.claim(std::span(&one, 1), kClaimPatience);
+  if (!claims) {
+    throw DatabaseError(DatabaseError::Kind::Unavailable,
+                        "PostgreSQL: an event is being applied in a transaction that does not end");
+  }
+  return claims->front() != Claim::Duplicate;
 }
 
 }  // namespace
@@ -184,48 +219,50 @@ std::size_t alike(std::span<const Job> jobs, const HandlerTable& handlers) {
 /// The order of these lines is the order that makes it safe: the acks are last, and the ids commit
 /// with the effects. A crash before the commit leaves nothing behind and the broker delivers again;
 /// a crash after it leaves ids that make the next deliveries duplicates.
-std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with) {
+Attempt attemptBatch(std::span<const Job> jobs, const Handling& with) {
   PILLION_FAILPOINT("delivery.received");
-  Batch batch{jobs, std::vector<Outcome>(jobs.size(), Outcome::Applied), {}};
-  for (std::size_t index = 0; index < jobs.size(); ++index) batch.open.push_back(index);
-  filter(batch, [&](std::size_t, std::size_t index) { return admit(jobs[index], index, with); });
+  Batch batch(jobs);
+  if (!admit(batch, with)) return batch.attempt;
   if (!batch.open.empty()) {
     const auto transaction = with.inbox.begin();
     PILLION_FAILPOINT("delivery.begun");
-    claim(*transaction, batch, with);
-    requireNoneHeld(batch);
+    if (!claim(*transaction, batch, with) || !noneHeld(batch)) return batch.attempt;
     PILLION_FAILPOINT("delivery.claimed");
-    handle(*transaction, batch, with);
+    if (!handle(*transaction, batch, with)) return batch.attempt;
     PILLION_FAILPOINT("delivery.handled");
-    commit(*transaction, batch);
+    if (!commit(*transaction, batch)) return batch.attempt;
     PILLION_FAILPOINT("delivery.committed");
   }
   for (const Job& job : jobs) with.queue.ack(job);
   PILLION_FAILPOINT("delivery.acked");
-  return batch.outcomes;
+  return batch.attempt;
 }
 
-void handleEvent(InboxTransaction& transaction, const Handler& handler, const Job& job,
-                 HandlerWatch& watch) {
+std::optional<Attempt> handleEvent(InboxTransaction& transaction, const Handler& handler,
+                                   const Job& job, std::size_t index, HandlerWatch& watch) {
   const auto decoded = amqp::eventFrom(job.delivery.message);
   if (const auto* problem = std::get_if<amqp::Problem>(&decoded)) {
-    throw BatchStopped(0, {problem->detail, problem->reason}, false);
+    return Attempt::stopped(index, {problem->detail, problem->reason}, false);
   }
   const Event& event = std::get<Event>(decoded);
   const HandlerWatch::Guard guard(watch, event.id(), event.type());
-  transaction.run(handler, event);
-  if (watch.abandoned()) throw HandlerFailed({"the consumer was stopped while it ran", ""});
+  try {
+    transaction.run(handler, event);
+  } catch (const HandlerFailed& failed) {
+    return Attempt::stopped(index, failed.failure());
+  }
+  if (!watch.abandoned()) return std::nullopt;
+  return Attempt::stopped(index, {"the consumer was stopped while it ran", ""});
 }
 
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,
                    const Handling& with) {
-  const amqp::Identity* event = job.event();
   const auto transaction = with.inbox.begin();
-  if (transaction->claim(std::span(&event, 1), kClaimPatience).front() == Claim::Duplicate) {
+  if (!isStillMine(*transaction, *job.event())) {
     with.queue.ack(job);
     return Outcome::Duplicate;
   }
-  transaction->park(job, *event, failure, wait);
+  transaction->park(job, *job.event(), failure, wait);
   PILLION_FAILPOINT("delivery.parking");
   transaction->commit();
   PILLION_FAILPOINT("delivery.parked");
@@ -238,12 +275,11 @@ Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::millisec
 Outcome deadLetter(const Job& job, const Failure& failure, int attempts, const Handling& with) {
   const auto transaction = with.inbox.begin();
   if (attempts > 0) {
-    const amqp::Identity* event = job.event();
-    if (transaction->claim(std::span(&event, 1), kClaimPatience).front() == Claim::Duplicate) {
+    if (!isStillMine(*transaction, *job.event())) {
       with.queue.ack(job);
       return Outcome::Duplicate;
     }
-    transaction->forget(*event);
+    transaction->forget(*job.event());
   }
   transaction->deadLetter(job, failure, attempts);
   transaction->commit();

@@ -2,9 +2,9 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <pillion/consumer.hpp>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,64 +32,36 @@ namespace pillion::inbox {
 /// |              |                                 | its handler rejected it             |
 enum class Outcome { Applied, Duplicate, Ignored, Left, Parked, Held, Discarded, DeadLettered };
 
-/// A batch ended at one of its deliveries; nothing of it was committed. Alone, that delivery is to
-/// be parked or, when it is no event at all or is never to be tried again, dead-lettered.
-class BatchStopped : public std::runtime_error {
- public:
-  BatchStopped(std::size_t index, Failure failure, bool isEvent)
-      : std::runtime_error(errorLine(failure.error)),
-        index_(index),
-        failure_(std::move(failure)),
-        isEvent_(isEvent) {
-    failure_.error = what();
+/// How an attempt at some deliveries ended. But for Done, nothing was committed and nothing acked:
+/// the same deliveries are to be tried again, in the way that is said here, and the inbox decides.
+struct Attempt {
+  enum class End {
+    Done,     ///< committed and acked; each has an outcome
+    Stopped,  ///< at one of them, by its failure. Alone, that one is to be parked, or dead-lettered
+    Holds,    ///< some are to be parked, and handlers are to run for others: those first, by
+            ///< themselves, else whoever removes what is in front of them waits for these handlers
+    TooSlow,  ///< the first handlers took long, and its locks would be held for too long
+    Blocked,  ///< another transaction has recorded one of the ids and does not end
+    Lost,  ///< PostgreSQL went away, or was out of something, while a handler ran. That may be its
+           ///< own doing: a session can end by a limit of its role, or a query kills its process
+  };
+
+  End end = End::Done;
+  std::vector<Outcome> outcomes = {};      // Done: of each
+  std::size_t index = 0;                   // Stopped, Lost: where
+  Failure failure = {};                    // Stopped
+  bool isEvent = true;                     // Stopped; no: none, or its id says nothing any more
+  std::vector<std::size_t> first = {};     // Holds: those, in their order
+  std::size_t fitting = 0;                 // TooSlow: so many at a time would do
+  std::optional<DatabaseError> lost = {};  // Lost
+
+  static Attempt stopped(std::size_t index, Failure failure, bool isEvent = true) {
+    failure.error = errorLine(failure.error);
+    return {.end = End::Stopped, .index = index, .failure = std::move(failure), .isEvent = isEvent};
   }
-  [[nodiscard]] std::size_t index() const { return index_; }
-  [[nodiscard]] const Failure& failure() const { return failure_; }
-  /// False: no event, or one whose id says nothing any more. It has never been claimed.
-  [[nodiscard]] bool isEvent() const { return isEvent_; }
-
- private:
-  std::size_t index_;
-  Failure failure_;
-  bool isEvent_;
-};
-
-/// The first handlers of a batch took long, and its locks would be held for too long. Nothing was
-/// committed; so many at a time would do.
-class BatchTooSlow : public std::runtime_error {
- public:
-  explicit BatchTooSlow(std::size_t fitting)
-      : std::runtime_error("a batch took too long"), fitting_(fitting) {}
-  [[nodiscard]] std::size_t fitting() const { return fitting_; }
-
- private:
-  std::size_t fitting_;
-};
-
-/// Some events of a batch are to be parked, and handlers are to run for others. Nothing was
-/// committed: those are to be parked first, by themselves. Else whoever removes the event in front
-/// of them would wait for these handlers.
-class BatchHolds : public std::runtime_error {
- public:
-  explicit BatchHolds(std::vector<std::size_t> indices)
-      : std::runtime_error("events of a batch are to be parked"), indices_(std::move(indices)) {}
-  /// In their order.
-  [[nodiscard]] const std::vector<std::size_t>& indices() const { return indices_; }
-
- private:
-  std::vector<std::size_t> indices_;
-};
-
-/// PostgreSQL went away, or was out of something, while this handler ran. That may be the handler's
-/// own doing: a session can end by a limit of its role, or by a query that kills its process.
-class LostInHandler : public DatabaseError {
- public:
-  LostInHandler(std::size_t index, const DatabaseError& error)
-      : DatabaseError(error), index_(index) {}
-  [[nodiscard]] std::size_t index() const { return index_; }
-
- private:
-  std::size_t index_;
+  static Attempt lostAt(std::size_t index, const DatabaseError& error) {
+    return {.end = End::Lost, .index = index, .lost = error};
+  }
 };
 
 /// Counts how often that was the same event, whatever came in between. A connection was opened each
@@ -116,13 +88,13 @@ class LossesInARow {
   std::map<std::string, int> times_;
 };
 
-/// What a delivery is handled with.
 /// For other transactions that have recorded an id of a batch: as long as a batch may take.
 inline constexpr std::chrono::milliseconds kClaimPatience{1'000};
 /// Of a worker that was kept waiting so long not long ago: as long as many keys can be tried one
 /// after the other without anybody noticing.
 inline constexpr std::chrono::milliseconds kShortPatience{10};
 
+/// What a delivery is handled with.
 struct Handling {
   const HandlerTable& handlers;
   Inbox& inbox;
@@ -140,14 +112,23 @@ struct Handling {
 /// for its return: so it shares with its like alone.
 std::size_t alike(std::span<const Job> jobs, const HandlerTable& handlers);
 
-/// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Returns
-/// an outcome for each.
-///
-/// Throws BatchStopped, BatchHolds, BatchTooSlow and ClaimBlocked, and DatabaseError when the
-/// database is away; LostInHandler when it was while a handler ran. Nothing was acked then, and
-/// nothing was committed unless the error is in doubt; the same deliveries are to be tried again,
-/// and the inbox decides.
-std::vector<Outcome> attemptBatch(std::span<const Job> jobs, const Handling& with);
+/// One attempt at some deliveries, in one transaction: admit, claim, handle, commit, ack. Throws
+/// DatabaseError when the database is away while no handler ran; then nothing was acked, and
+/// nothing committed unless that is in doubt.
+Attempt attemptBatch(std::span<const Job> jobs, const Handling& with);
+
+/// The end of what `handle` does while handlers run; Lost when PostgreSQL goes away in it. That it
+/// has no room left, or cannot read its disk, is no handler's doing.
+template <typename Handle>
+std::optional<Attempt> lostOr(std::size_t index, Handle handle) {
+  try {
+    return handle();
+  } catch (const ServerAilment&) {
+    throw;
+  } catch (const DatabaseError& error) {
+    return Attempt::lostAt(index, error);
+  }
+}
 
 /// Parks one event whose handler failed, together with its id, and acks it. Duplicate when another
 /// instance has taken it meanwhile.
@@ -159,10 +140,10 @@ Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::millisec
 /// Duplicate when another instance has taken the event meanwhile.
 Outcome deadLetter(const Job& job, const Failure& failure, int attempts, const Handling& with);
 
-/// Decodes and runs the handler; BatchStopped (with index 0) or HandlerFailed. For parked events,
-/// too.
-void handleEvent(InboxTransaction& transaction, const Handler& handler, const Job& job,
-                 HandlerWatch& watch);
+/// Decodes and runs the handler of what came as delivery `index`, or was parked. Nothing when it
+/// has returned; throws DatabaseError.
+std::optional<Attempt> handleEvent(InboxTransaction& transaction, const Handler& handler,
+                                   const Job& job, std::size_t index, HandlerWatch& watch);
 
 /// Nothing between first and most that grows without end: `first * factor^(attempts - 1)`, at most
 /// `most`, shortened by up to `jitter` of it; `random` is from 0 to 1.

@@ -59,8 +59,8 @@ Share sharePartitions(pqxx::transaction_base& tx, const std::string& schema, con
                schema),
       {member.consumer, member.instance, member.name, std::to_string(initial),
        std::to_string(had.generation), arrayOf(has), consumption.connected ? "t" : "f",
-       std::to_string(lease.count()), std::to_string(consumption.known),
-       std::to_string(consumption.bound), same ? arrayOf(consumption.empty) : "{}"})[0];
+       textOf(lease), std::to_string(consumption.known), std::to_string(consumption.bound),
+       same ? arrayOf(consumption.empty) : "{}"})[0];
   return {.assignment = {.generation = static_cast<int>(integerOf(row[1])),
                          .partitions = static_cast<int>(integerOf(row[0])),
                          .next = static_cast<int>(integerOf(row[2])),

@@ -41,9 +41,18 @@ Delivered resultOf(inbox::Outcome outcome) {
   }
 }
 
-Delivered resultOf(const inbox::BatchStopped& stopped) {
-  const inbox::Failure& failure = stopped.failure();
-  if (!stopped.isEvent()) return {Outcome::Invalid, failure.verdict + ": " + failure.error};
+/// Of one delivery, by itself.
+Delivered resultOf(const inbox::Attempt& attempt) {
+  using End = inbox::Attempt::End;
+  const inbox::Failure& failure = attempt.failure;
+  if (attempt.end == End::Done) return resultOf(attempt.outcomes.front());
+  if (attempt.end == End::Lost) throw DatabaseError(*attempt.lost);
+  if (attempt.end != End::Stopped) {
+    throw DatabaseError(
+        DatabaseError::Kind::Unavailable,
+        "PostgreSQL: the event is being applied in a transaction that does not end");
+  }
+  if (!attempt.isEvent) return {Outcome::Invalid, failure.verdict + ": " + failure.error};
   return {failure.verdict.empty() ? Outcome::Failed : Outcome::Rejected, failure.error};
 }
 
@@ -94,9 +103,7 @@ Delivered HandlerDriver::deliver(const Event& event) {
                                  .outsideWindow = state.parts.options.outsideWindow,
                                  .unhandled = UnhandledPolicy::Ignore};
   try {
-    return resultOf(inbox::attemptBatch(jobs, handling).front());
-  } catch (const inbox::BatchStopped& stopped) {
-    return resultOf(stopped);
+    return resultOf(inbox::attemptBatch(jobs, handling));
   } catch (const DatabaseError&) {
     state.inbox.reset();
     throw;

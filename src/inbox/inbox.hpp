@@ -39,14 +39,6 @@ class HandlerFailed : public Error {
   Failure failure_;
 };
 
-/// Another transaction has recorded one of the ids and does not end: its handler hangs, perhaps.
-class ClaimBlocked : public DatabaseError {
- public:
-  ClaimBlocked()
-      : DatabaseError(Kind::Unavailable,
-                      "PostgreSQL: events are being applied in a transaction that does not end") {}
-};
-
 /// The server has no room left, or cannot read its disk: whatever event meets it.
 class ServerAilment : public DatabaseError {
  public:
@@ -80,9 +72,10 @@ class InboxTransaction {
   // Each of these throws HandlerFailed, too: for a deadlock, say, or for what PostgreSQL refuses.
 
   /// Records the ids; one answer for each. Waits for others that are recording the same ones, but
-  /// no longer than `patience`: ClaimBlocked. To be committed only when none is Forgotten.
-  virtual std::vector<Claim> claim(std::span<const amqp::Identity* const> events,
-                                   Wait patience) = 0;
+  /// no longer than `patience`: then nothing, and the transaction is of no more use. To be
+  /// committed only when none is Forgotten.
+  virtual std::optional<std::vector<Claim>> claim(std::span<const amqp::Identity* const> events,
+                                                  Wait patience) = 0;
   /// Parks the event if an earlier one of its key is parked; returns whether it did. Before any
   /// handler has run: one may leave the transaction in a state in which nothing can be recorded.
   virtual bool holdBack(const Job& job, const amqp::Identity& identity) = 0;

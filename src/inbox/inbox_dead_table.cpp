@@ -27,10 +27,6 @@ std::string listOf(const std::vector<std::int64_t>& letters) {
   return postgres::arrayOf(letters, [](std::int64_t seq) { return std::to_string(seq); });
 }
 
-std::string millisecondsOf(milliseconds wait) {
-  return std::to_string(wait.count());
-}
-
 std::size_t remove(pqxx::transaction_base& tx, const std::string& schema,
                    const std::string& letters) {
   return execute(tx,
@@ -102,7 +98,7 @@ std::vector<DeadLetterRow> takeDead(pqxx::work& tx, const std::string& schema,
                            asRfc3339("first_failed_at") + ", " + asRfc3339("last_failed_at") +
                            " from taken order by seq",
                        schema),
-              {listOf(letters), millisecondsOf(kLetterLease)});
+              {listOf(letters), textOf(kLetterLease)});
   std::vector<DeadLetterRow> rows;
   for (const auto& row : taken) {
     rows.push_back({integerOf(row[0]), postgres::bytesOf(row[1]), textOf(row[2]), textOf(row[3]),
@@ -123,7 +119,7 @@ void postponeDead(pqxx::transaction_base& tx, const std::string& schema,
                    " $2::text::bigint * interval '1 millisecond' where seq ="
                    " any($1::text::bigint[])",
                    schema),
-          {listOf(letters), millisecondsOf(wait)});
+          {listOf(letters), textOf(wait)});
 }
 
 std::optional<std::int64_t> postponeFirstDead(pqxx::transaction_base& tx, const std::string& schema,
@@ -136,7 +132,7 @@ std::optional<std::int64_t> postponeFirstDead(pqxx::transaction_base& tx, const 
                " pg_catalog.clock_timestamp() order by next_send_at, seq limit 1"
                " for update skip locked) returning seq",
                schema),
-      {consumer, millisecondsOf(wait)});
+      {consumer, textOf(wait)});
   if (postponed.empty()) return std::nullopt;
   return integerOf(postponed[0][0]);
 }

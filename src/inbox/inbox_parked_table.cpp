@@ -17,10 +17,6 @@ using postgres::inSchema;
 using postgres::integerOf;
 using postgres::textOf;
 
-std::string millisecondsOf(Wait wait) {
-  return std::to_string(wait.count());
-}
-
 ParkedEvent parkedOf(const pqxx::row& row) {
   ParkedEvent event;
   event.seq = integerOf(row[0]);
@@ -56,7 +52,7 @@ void insertFailed(pqxx::transaction_base& tx, const std::string& schema,
                    " $8::text, pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp())",
                    schema),
           {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
-           millisecondsOf(wait), failure.error});
+           textOf(wait), failure.error});
 }
 
 bool insertBehind(pqxx::transaction_base& tx, const std::string& schema,
@@ -85,7 +81,7 @@ void insertUnknown(pqxx::transaction_base& tx, const std::string& schema,
                " '1 millisecond', now from pg_catalog.clock_timestamp() as now",
                schema),
       {consumer, identity.id, identity.source, identity.key, identity.type, storedForm(job),
-       millisecondsOf(kUnknownAgain)});
+       textOf(kUnknownAgain)});
 }
 
 std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string& schema,
@@ -107,7 +103,7 @@ std::optional<ParkedEvent> takeDue(pqxx::transaction_base& tx, const std::string
           " for no key update skip locked)"
           " returning seq, event_id, source, key, type, message, attempts, along, error",
           schema),
-      {consumer, millisecondsOf(kLease),
+      {consumer, textOf(kLease),
        postgres::arrayOf(left, [](const std::string& type) { return std::string_view(type); })});
   if (taken.empty()) return std::nullopt;
   return parkedOf(taken[0]);
@@ -149,7 +145,7 @@ bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema,
                " interval '1 millisecond', false) from {schema}.inbox_parked where seq ="
                " $1::text::bigint and attempts = $2::text::int for no key update",
                schema),
-      {std::to_string(event.seq), std::to_string(event.attempts), millisecondsOf(kUnknownMost)});
+      {std::to_string(event.seq), std::to_string(event.attempts), textOf(kUnknownMost)});
   if (seen.empty()) return true;  // somebody else has it
   if (textOf(seen[0][0]) == "t") return false;
   execute(
@@ -162,8 +158,7 @@ bool leaveToOthers(pqxx::transaction_base& tx, const std::string& schema,
           " from (select pg_catalog.clock_timestamp() as moment) t"
           " where p.seq = $1::text::bigint",
           schema),
-      {std::to_string(event.seq), millisecondsOf(kUnknownAgain),
-       millisecondsOf(kUnknownAgainMost)});
+      {std::to_string(event.seq), textOf(kUnknownAgain), textOf(kUnknownAgainMost)});
   return true;
 }
 
@@ -236,7 +231,7 @@ void noteFailure(pqxx::transaction_base& tx, const std::string& schema, const Pa
                    " last_failed_at = pg_catalog.clock_timestamp(), unknown_since = null"
                    " where seq = $1::text::bigint",
                    schema),
-          {std::to_string(event.seq), failure.error, millisecondsOf(wait)});
+          {std::to_string(event.seq), failure.error, textOf(wait)});
 }
 
 std::vector<ConsumerStatus> countParked(pqxx::transaction_base& tx, const std::string& schema) {

@@ -73,7 +73,7 @@ Claimed claimIds(pqxx::transaction_base& tx, const std::string& consumer,
       tx, "pillion_claim",
       {consumer, arrayOf(events, [](const auto* event) { return std::string_view(event->id); }),
        arrayOf(events, [](const auto* event) { return std::string_view(event->source); }),
-       std::to_string(patience.count())});
+       textOf(patience)});
   Claimed claimed{.isNew = std::vector<bool>(events.size(), false)};
   if (taken.empty()) return claimed;
   claimed.anyParked = textOf(taken[0][2]) == "t";

@@ -32,13 +32,13 @@ base::Cause causeOf(const Event& event) {
   return cause;
 }
 
-Claimed claimOrGiveUp(pqxx::transaction_base& tx, const std::string& consumer,
-                      std::span<const amqp::Identity* const> events,
-                      InboxTransaction::Wait patience) {
+std::optional<Claimed> claimOrGiveUp(pqxx::transaction_base& tx, const std::string& consumer,
+                                     std::span<const amqp::Identity* const> events,
+                                     InboxTransaction::Wait patience) {
   try {
     return claimIds(tx, consumer, events, patience);
   } catch (const pqxx::sql_error& error) {
-    if (error.sqlstate() == "55P03") throw ClaimBlocked();
+    if (error.sqlstate() == "55P03") return std::nullopt;
     throw;
   }
 }
@@ -77,16 +77,18 @@ PostgresInboxTransaction::PostgresInboxTransaction(postgres::OpenSession& sessio
   beginGuarded(work_, schema_);
 }
 
-std::vector<Claim> PostgresInboxTransaction::claim(std::span<const amqp::Identity* const> events,
-                                                   Wait patience) {
+std::optional<std::vector<Claim>> PostgresInboxTransaction::claim(
+    std::span<const amqp::Identity* const> events, Wait patience) {
   events_ = events.size();
-  std::vector<Claim> claims(events.size(), Claim::Duplicate);
+  std::optional<std::vector<Claim>> claims;
   own("recording events in the inbox", [&] {
-    const Claimed claimed = claimOrGiveUp(work_, consumer_, events, patience);
-    anyParked_ = claimed.anyParked;
+    const auto claimed = claimOrGiveUp(work_, consumer_, events, patience);
+    if (!claimed) return;
+    anyParked_ = claimed->anyParked;
+    claims.emplace(events.size(), Claim::Duplicate);
     for (std::size_t i = 0; i < events.size(); ++i) {
-      if (!claimed.isNew[i]) continue;
-      claims[i] = isForgotten(events[i]->id) ? Claim::Forgotten : Claim::New;
+      if (!claimed->isNew[i]) continue;
+      (*claims)[i] = isForgotten(events[i]->id) ? Claim::Forgotten : Claim::New;
     }
   });
   return claims;

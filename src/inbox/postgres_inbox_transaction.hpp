@@ -20,7 +20,8 @@ class PostgresInboxTransaction : public InboxTransaction {
   PostgresInboxTransaction(postgres::OpenSession& session, const std::string& schema,
                            const std::string& consumer, bool functionsSet, WallTime now);
 
-  std::vector<Claim> claim(std::span<const amqp::Identity* const> events, Wait patience) override;
+  std::optional<std::vector<Claim>> claim(std::span<const amqp::Identity* const> events,
+                                          Wait patience) override;
   bool holdBack(const Job& job, const amqp::Identity& identity) override;
   void leaveToOthers(const Job& job, const amqp::Identity& identity) override;
   void run(const Handler& handler, const Event& event) override;

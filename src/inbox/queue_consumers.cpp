@@ -14,6 +14,7 @@ namespace {
 constexpr std::chrono::seconds kLongestLetGo{5};
 constexpr std::chrono::seconds kReconsider{1};
 constexpr std::chrono::minutes kLongestEnd{1};
+constexpr std::chrono::seconds kSlowOpen{10};
 
 }  // namespace
 
@@ -32,6 +33,7 @@ void QueueConsumers::disconnected() {
 
 void QueueConsumers::follow(const QueueNames& wanted) {
   reconsiderPrefetch();
+  sayWhatIsSlow();
   for (const std::string& queue : wanted) {
     if (!byQueue_.contains(queue)) open(queue);
   }
@@ -48,7 +50,18 @@ void QueueConsumers::open(const std::string& queue) {
   plan.opened(base::systemClock().boot());
   const std::uint64_t id = connection_->consume(queue, plan.now());
   queue_.opened(id);
-  byQueue_[queue] = {.id = id};
+  byQueue_[queue] = {.id = id, .askedAt = base::systemClock().boot()};
+}
+
+/// A queue without its majority answers when it has one again.
+void QueueConsumers::sayWhatIsSlow() {
+  const auto now = base::systemClock().boot();
+  for (auto& [queue, one] : byQueue_) {
+    if (one.isOpen || one.isSlow || now - one.askedAt < kSlowOpen) continue;
+    one.isSlow = true;
+    failed(queue, BrokerError("RabbitMQ does not say whether it may be consumed: has the queue a"
+                              " majority?"));
+  }
 }
 
 void QueueConsumers::reconsiderPrefetch() {

@@ -63,7 +63,9 @@ class QueueConsumers {
  private:
   struct One {
     std::uint64_t id = 0;
+    base::Clock::Boot askedAt{0};
     bool isOpen = false;
+    bool isSlow = false;  // to be opened, and that was said
     bool isEnding = false;
     std::optional<base::Clock::Boot> letGoAt = {};
   };
@@ -76,6 +78,7 @@ class QueueConsumers {
 
   void open(const std::string& queue);
   void letGo(One& one);
+  void sayWhatIsSlow();
   void reconsiderPrefetch();
   void failed(const std::string& queue, const Error& error);
 

@@ -20,44 +20,15 @@ constexpr std::size_t kMostLeft = 100;  // types without a handler that are kept
 
 }  // namespace
 
-void NextLook::within(std::chrono::nanoseconds wait) {
-  const std::int64_t wanted = (clock_.boot() + wait).count();
-  std::int64_t at = at_;
-  while (wanted < at && !at_.compare_exchange_weak(at, wanted)) {
-  }
-}
-
-bool NextLook::take(std::chrono::nanoseconds again) {
-  const std::int64_t now = clock_.boot().count();
-  std::int64_t at = at_;
-  return at <= now && at_.compare_exchange_strong(at, now + again.count());
-}
-
-milliseconds NextLook::left() const {
-  const std::chrono::nanoseconds left(at_ - clock_.boot().count());
-  return std::max(milliseconds(0), std::chrono::ceil<milliseconds>(left));
-}
-
-Retrier::Retrier(std::string consumer, const ConsumerOptions& options, Counters& counters,
-                 NextLook& next, base::OnceAnHour& told, base::WakeEvent& letters,
-                 base::Random& random)
-    : consumer_(std::move(consumer)),
-      options_(options),
-      counters_(counters),
-      next_(next),
-      told_(told),
-      letters_(letters),
-      random_(random) {}
-
 milliseconds Retrier::waitAfter(int attempts) {
   const double random = static_cast<double>(random_.next() >> 11U) * 0x1.0p-53;
-  const milliseconds wait = retryWait(options_.retry, attempts, random);
-  next_.within(wait);
+  const milliseconds wait = retryWait(shared_.options.retry, attempts, random);
+  shared_.nextLook.within(wait);
   return wait;
 }
 
 Failure Retrier::judged(Failure failure, int attempts) const {
-  if (failure.verdict.empty() && attempts >= options_.retry.maxAttempts) {
+  if (failure.verdict.empty() && attempts >= shared_.options.retry.maxAttempts) {
     failure.verdict = "handler-failed";
   }
   return failure;
@@ -68,96 +39,98 @@ void Retrier::turn(const Handling& with, const std::stop_token& stop) {
     failed_ ? noteFailure(*inHand_, *failed_, with) : with.inbox.giveBack(*inHand_);
     failed_.reset();
     inHand_.reset();
-    next_.within(milliseconds(0));
+    shared_.nextLook.within(milliseconds(0));
   }
-  if (!next_.take(kLook)) return;
+  if (!shared_.nextLook.take(kLook)) return;
   const auto& clock = base::systemClock();
   const auto end = clock.boot() + kTurn;
   while (clock.boot() < end && !stop.stop_requested()) {
     inHand_ = with.inbox.takeDue(left_);
     if (!inHand_) {  // or another instance is at it
       const auto due = with.inbox.nextDueIn();
-      if (due && *due > milliseconds(0)) next_.within(std::min(*due, kLook));
+      if (due && *due > milliseconds(0)) shared_.nextLook.within(std::min(*due, kLook));
       return;
     }
     work(*inHand_, with);
     inHand_.reset();
   }
-  next_.within(milliseconds(0));
+  shared_.nextLook.within(milliseconds(0));
 }
 
 void Retrier::work(const ParkedEvent& event, const Handling& with) {
   const Handler* handler = with.handlers.find(event.identity.type);
   if (handler == nullptr) return leaveToOthers(event, with);
-  if (event.attempts > options_.retry.maxAttempts) {
+  if (event.attempts > shared_.options.retry.maxAttempts) {
     const std::string error = "the process ended during attempt " +
-                              std::to_string(options_.retry.maxAttempts) +
+                              std::to_string(shared_.options.retry.maxAttempts) +
                               ", or what came of it could not be recorded; before: " + event.error;
-    if (giveUp(event, {error, "handler-failed"}, options_.retry.maxAttempts, with)) return;
+    if (giveUp(event, {error, "handler-failed"}, shared_.options.retry.maxAttempts, with)) return;
     return postpone(event, {event.error, ""}, with);
   }
   int along = event.along;
   for (int repeats = 0;; ++repeats) {
-    try {
-      return apply(event, along, with);
-    } catch (const HandlerFailed& failed) {
-      if (with.watch.abandoned()) return with.inbox.giveBack(event);  // stop() cancelled it
-      if (std::exchange(along, 0) > 0) continue;
-      if (failed.failure().passing && repeats < kMostRepeats) continue;
-      return noteFailure(event, failed.failure(), with);
-    } catch (const BatchStopped& stopped) {
-      if (with.watch.abandoned()) return with.inbox.giveBack(event);
-      if (along == 0) return noteFailure(event, stopped.failure(), with);
-      along = std::max(0, static_cast<int>(stopped.index()) - 1);  // those before that one
-    } catch (const LostInHandler& lost) {
-      if (along == 0 && losses_.lost(event.identity.id)) failed_ = LossesInARow::failureOf(lost);
-      throw;
+    const Attempt attempt = apply(event, along, with);
+    if (attempt.end == Attempt::End::Done) return;
+    if (attempt.end == Attempt::End::Lost) {
+      if (along == 0 && losses_.lost(event.identity.id)) {
+        failed_ = LossesInARow::failureOf(*attempt.lost);
+      }
+      throw DatabaseError(*attempt.lost);
+    }
+    if (with.watch.abandoned()) return with.inbox.giveBack(event);  // stop() cancelled it
+    if (along > 0) {
+      along = std::max(0, static_cast<int>(attempt.index) - 1);  // those before that one
+    } else if (!attempt.failure.passing || repeats >= kMostRepeats) {
+      return noteFailure(event, attempt.failure, with);
     }
   }
 }
 
-/// One transaction for an event and some behind it.
-void Retrier::apply(const ParkedEvent& event, int along, const Handling& with) {
+/// One transaction for an event and some behind it, which are delivery 0 and the next.
+Attempt Retrier::apply(const ParkedEvent& event, int along, const Handling& with) {
   const auto transaction = with.inbox.begin();
-  if (!transaction->lock(event)) return;
   std::vector<ParkedEvent> behind;
-  if (along > 0) behind = transaction->lockBehind(event, along);
-  PILLION_FAILPOINT("parked.locked");
   try {
-    handleEvent(*transaction, *with.handlers.find(event.identity.type), event.job, with.watch);
-    const bool usesTransaction = with.handlers.usesTransaction(event.identity.type);
-    behind.resize(handleBehind(*transaction, behind, usesTransaction, with));
-    transaction->unpark(event, behind);
-  } catch (const ServerAilment&) {
-    throw;
-  } catch (const DatabaseError& error) {
-    throw LostInHandler(0, error);
+    if (!transaction->lock(event)) return {};
+    if (along > 0) behind = transaction->lockBehind(event, along);
+    PILLION_FAILPOINT("parked.locked");
+    const std::string& type = event.identity.type;
+    const auto ended = lostOr(0, [&]() -> std::optional<Attempt> {
+      if (auto first =
+              handleEvent(*transaction, *with.handlers.find(type), event.job, 0, with.watch))
+        return first;
+      if (auto later =
+              handleBehind(*transaction, behind, with.handlers.usesTransaction(type), with))
+        return later;
+      transaction->unpark(event, behind);
+      return std::nullopt;
+    });
+    if (ended) return *ended;
+    PILLION_FAILPOINT("parked.handled");
+    transaction->commit();
+  } catch (const HandlerFailed& failed) {
+    return Attempt::stopped(0, failed.failure());
   }
-  PILLION_FAILPOINT("parked.handled");
-  transaction->commit();
   PILLION_FAILPOINT("parked.committed");
-  counters_.applied += behind.size() + 1;
+  shared_.counters.applied += behind.size() + 1;
+  return {};
 }
 
-/// Returns how many were handled: so many as take no longer than a turn.
-std::size_t Retrier::handleBehind(InboxTransaction& transaction,
-                                  std::span<const ParkedEvent> events, bool usesTransaction,
-                                  const Handling& with) {
+/// Keeps those that were handled: so many as take no longer than a turn.
+std::optional<Attempt> Retrier::handleBehind(InboxTransaction& transaction,
+                                             std::vector<ParkedEvent>& events, bool usesTransaction,
+                                             const Handling& with) {
   const auto end = base::systemClock().boot() + kTurn;
-  for (std::size_t n = 0; n < events.size(); ++n) {
+  std::size_t n = 0;
+  for (; n < events.size() && base::systemClock().boot() <= end; ++n) {
     const std::string& type = events[n].identity.type;
     const Handler* handler = with.handlers.find(type);
-    if (handler == nullptr || with.handlers.usesTransaction(type) != usesTransaction) return n;
-    if (base::systemClock().boot() > end) return n;
-    try {
-      handleEvent(transaction, *handler, events[n].job, with.watch);
-    } catch (const HandlerFailed& failed) {
-      throw BatchStopped(n + 1, failed.failure(), true);
-    } catch (const BatchStopped& stopped) {
-      throw BatchStopped(n + 1, stopped.failure(), false);
-    }
+    if (handler == nullptr || with.handlers.usesTransaction(type) != usesTransaction) break;
+    auto ended = handleEvent(transaction, *handler, events[n].job, n + 1, with.watch);
+    if (ended) return ended;
   }
-  return events.size();
+  events.resize(n);
+  return std::nullopt;
 }
 
 /// An instance of another version may have parked it, which is still there, or comes back.
@@ -171,23 +144,23 @@ void Retrier::leaveToOthers(const ParkedEvent& event, const Handling& with) {
                        "no-handler"};
   if (!with.inbox.leaveToOthers(event)) {
     if (!giveUp(event, nobody, event.attempts - 1, with)) return postpone(event, nobody, with);
-    base::log.error("consumer '{}': parked event {} is given up: {}", consumer_, event.identity.id,
-                    nobody.error);
+    base::log.error("consumer '{}': parked event {} is given up: {}", shared_.consumer,
+                    event.identity.id, nobody.error);
     return;
   }
-  if (!told_.mayTell("unhandled " + type)) return;
+  if (!shared_.told.mayTell("unhandled " + type)) return;
   base::log.warn(
       "consumer '{}': parked events of type '{}' have no handler here; they are left to"
       " other instances, and given up when none has one for an hour",
-      consumer_, type);
+      shared_.consumer, type);
 }
 
 void Retrier::noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with) {
-  ++counters_.failed;
+  ++shared_.counters.failed;
   const Failure last = judged(failure, event.attempts);
   base::log.warn("consumer '{}': handler failed for parked event {} ({}), attempt {} of {}: {}",
-                 consumer_, event.identity.id, event.identity.type, event.attempts,
-                 options_.retry.maxAttempts, failure.error);
+                 shared_.consumer, event.identity.id, event.identity.type, event.attempts,
+                 shared_.options.retry.maxAttempts, failure.error);
   if (!last.verdict.empty() && giveUp(event, last, event.attempts, with)) return;
   postpone(event, last, with);
 }
@@ -217,15 +190,15 @@ bool Retrier::giveUp(const ParkedEvent& event, const Failure& failure, int attem
     return false;
   }
   PILLION_FAILPOINT("parked.givenUp");
-  letters_.signal();
-  ++counters_.deadLettered;
+  shared_.letters.signal();
+  ++shared_.counters.deadLettered;
   return true;
 }
 
 void Retrier::tellRefusal(const std::string& eventId, const Error& refused) {
-  if (!told_.mayTell(eventId)) return;
-  base::log.error("consumer '{}': event {} cannot go to the dead-letter queue: {}", consumer_,
-                  eventId, refused.what());
+  if (!shared_.told.mayTell(eventId)) return;
+  base::log.error("consumer '{}': event {} cannot go to the dead-letter queue: {}",
+                  shared_.consumer, eventId, refused.what());
 }
 
 }  // namespace pillion::inbox

@@ -1,20 +1,15 @@
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <optional>
-#include <pillion/consumer.hpp>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
 
-#include "base/clock.hpp"
-#include "base/once_an_hour.hpp"
 #include "base/random.hpp"
-#include "base/wake_event.hpp"
-#include "inbox/counters.hpp"
 #include "inbox/delivery.hpp"
+#include "inbox/shared.hpp"
 
 namespace pillion::inbox {
 
@@ -22,33 +17,18 @@ namespace pillion::inbox {
 /// once, before they count as an attempt.
 inline constexpr int kMostRepeats = 3;
 
-/// When the consumer's workers look for parked events next. Shared by them.
-class NextLook {
- public:
-  explicit NextLook(const base::Clock& clock = base::systemClock()) : clock_(clock) {}
-
-  /// Not later than this from now.
-  void within(std::chrono::nanoseconds wait);
-  /// True for one caller, when it is time; the next look is then `again` away.
-  bool take(std::chrono::nanoseconds again);
-  [[nodiscard]] std::chrono::milliseconds left() const;
-
- private:
-  const base::Clock& clock_;
-  std::atomic<std::int64_t> at_{0};  // nanoseconds since boot
-};
-
 /// Tries parked events again, and gives them up. An event
 /// that no instance works on is taken by whichever looks first. One per worker; one thread.
 class Retrier {
  public:
-  Retrier(std::string consumer, const ConsumerOptions& options, Counters& counters, NextLook& next,
-          base::OnceAnHour& told, base::WakeEvent& letters,
-          base::Random& random = base::systemRandom());
+  explicit Retrier(const Shared& shared, base::Random& random = base::systemRandom())
+      : shared_(shared), random_(random) {}
 
   /// Is it time to look, or is an event still in hand that was not worked on? Other workers, which
   /// look first, cannot give that one back.
-  [[nodiscard]] bool due() const { return inHand_ || next_.left() == std::chrono::milliseconds(0); }
+  [[nodiscard]] bool due() const {
+    return inHand_ || shared_.nextLook.left() == std::chrono::milliseconds(0);
+  }
   /// Works on events that are due, for a moment at most, unless another worker has just looked.
   /// Throws DatabaseError; what was begun is then taken up in the next turn, or by another instance
   /// when its lease is over.
@@ -63,22 +43,17 @@ class Retrier {
 
  private:
   void work(const ParkedEvent& event, const Handling& with);
-  void apply(const ParkedEvent& event, int along, const Handling& with);
-  static std::size_t handleBehind(InboxTransaction& transaction,
-                                  std::span<const ParkedEvent> events, bool usesTransaction,
-                                  const Handling& with);
+  Attempt apply(const ParkedEvent& event, int along, const Handling& with);
+  static std::optional<Attempt> handleBehind(InboxTransaction& transaction,
+                                             std::vector<ParkedEvent>& events, bool usesTransaction,
+                                             const Handling& with);
   void leaveToOthers(const ParkedEvent& event, const Handling& with);
   void noteFailure(const ParkedEvent& event, const Failure& failure, const Handling& with);
   void postpone(const ParkedEvent& event, const Failure& failure, const Handling& with);
   /// False when PostgreSQL refuses it.
   bool giveUp(const ParkedEvent& event, const Failure& failure, int attempts, const Handling& with);
 
-  std::string consumer_;
-  const ConsumerOptions& options_;
-  Counters& counters_;
-  NextLook& next_;
-  base::OnceAnHour& told_;
-  base::WakeEvent& letters_;
+  const Shared& shared_;
   base::Random& random_;
   std::vector<std::string> left_;  // types that have no handler here
   LossesInARow losses_;

@@ -38,8 +38,7 @@ std::size_t bringForward(std::span<Job> jobs, const std::vector<std::size_t>& in
 
 Worker::Worker(const Shared& shared)
     : shared_(shared),
-      retrier_(shared.consumer, shared.options, shared.counters, shared.nextLook, shared.told,
-               shared.letters),
+      retrier_(shared),
       batchSize_(static_cast<std::size_t>(shared.options.batchEvents)) {}
 
 void Worker::open() {
@@ -143,42 +142,43 @@ std::size_t Worker::advance(std::span<Job> left, BatchPlan& plan, const std::sto
 std::size_t Worker::attempt(std::span<Job> left, BatchPlan& plan) {
   const std::size_t size = alike(left.first(plan.size(left.size())), shared_.handlers);
   const auto start = base::systemClock().boot();
-  try {
-    const auto outcomes = attemptBatch(left.first(size), handling());
-    for (std::size_t i = 0; i < size; ++i) {
-      count(outcomes[i]);
-      if (outcomes[i] == Outcome::Ignored || outcomes[i] == Outcome::Left) tellUnhandled(left[i]);
-    }
-  } catch (const BatchTooSlow& slow) {
-    plan.atMost(slow.fitting());
-    return 0;
-  } catch (const ClaimBlocked&) {
-    const auto now = base::systemClock().boot();
-    blocked_ += now - start;
-    patientFrom_ = now + kImpatient;
-    plan.atMost(1);
-    return size > 1 ? 0 : setAside(left);
-  } catch (const BatchHolds& holds) {
-    plan.atFirst(bringForward(left.first(size), holds.indices()));
-    return 0;
-  } catch (const LostInHandler& lost) {
-    const bool isFailure = losses_.lost(left[lost.index()].event()->id);
-    if (size > 1) plan.stoppedAt(lost.index());
-    if (!isFailure || size > 1 || shared_.watch.abandoned()) throw;
-    closeInbox();
-    count(settle(left.front(), BatchStopped(0, LossesInARow::failureOf(lost), true)));
-  } catch (const BatchStopped& stopped) {
-    if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
-    if (size > 1) {
-      plan.stoppedAt(stopped.index());
+  const Attempt attempt = attemptBatch(left.first(size), handling());
+  switch (attempt.end) {
+    case Attempt::End::Done:
+      for (std::size_t i = 0; i < size; ++i) count(attempt.outcomes[i], left[i]);
+      break;
+    case Attempt::End::Holds:
+      plan.atFirst(bringForward(left.first(size), attempt.first));
       return 0;
-    }
-    if (stopped.failure().passing && ++repeats_ <= kMostRepeats) return 0;
-    count(settle(left.front(), stopped));
+    case Attempt::End::TooSlow:
+      plan.atMost(attempt.fitting);
+      return 0;
+    case Attempt::End::Blocked:
+      blocked_ += base::systemClock().boot() - start;
+      patientFrom_ = base::systemClock().boot() + kImpatient;
+      plan.atMost(1);
+      return size > 1 ? 0 : setAside(left);
+    case Attempt::End::Lost:
+      if (size > 1) plan.stoppedAt(attempt.index);
+      settleLost(left[attempt.index], size == 1, *attempt.lost);
+      break;
+    case Attempt::End::Stopped:
+      if (shared_.watch.abandoned()) return 0;  // stop() cancelled it: delivered again
+      if (size > 1) plan.stoppedAt(attempt.index);
+      if (size > 1 || (attempt.failure.passing && ++repeats_ <= kMostRepeats)) return 0;
+      count(settle(left.front(), attempt.failure, attempt.isEvent), left.front());
+      break;
   }
   plan.succeeded();
   repeats_ = 0;
   return size;
+}
+
+void Worker::settleLost(const Job& job, bool isAlone, const DatabaseError& lost) {
+  const bool isFailure = losses_.lost(job.event()->id);
+  if (!isFailure || !isAlone || shared_.watch.abandoned()) throw DatabaseError(lost);
+  closeInbox();
+  count(settle(job, LossesInARow::failureOf(lost), true), job);
 }
 
 std::size_t Worker::setAside(std::span<Job> left) {
@@ -202,15 +202,15 @@ std::size_t Worker::setAside(std::span<Job> left) {
   return blocked.size();
 }
 
-Outcome Worker::settle(const Job& job, const BatchStopped& stopped) {
-  if (!stopped.isEvent()) return deadLetter(job, stopped.failure(), /*attempts=*/0, handling());
+Outcome Worker::settle(const Job& job, const Failure& failure, bool isEvent) {
+  if (!isEvent) return deadLetter(job, failure, /*attempts=*/0, handling());
   base::log.warn("consumer '{}': handler failed for event {} ({}), attempt 1 of {}: {}",
                  shared_.consumer, job.event()->id, job.event()->type,
-                 shared_.options.retry.maxAttempts, stopped.failure().error);
-  const Failure failure = retrier_.judged(stopped.failure(), 1);
+                 shared_.options.retry.maxAttempts, failure.error);
+  const Failure judged = retrier_.judged(failure, 1);
   std::optional<Outcome> outcome;
-  if (!failure.verdict.empty()) outcome = deadLetterEvent(job, failure);
-  if (!outcome) outcome = parkFailed(job, failure, retrier_.waitAfter(1), handling());
+  if (!judged.verdict.empty()) outcome = deadLetterEvent(job, judged);
+  if (!outcome) outcome = parkFailed(job, judged, retrier_.waitAfter(1), handling());
   ++shared_.counters.failed;
   return *outcome;
 }
@@ -227,8 +227,9 @@ std::optional<Outcome> Worker::deadLetterEvent(const Job& job, const Failure& fa
   return std::nullopt;
 }
 
-void Worker::count(Outcome outcome) {
+void Worker::count(Outcome outcome, const Job& job) {
   Counters& counters = shared_.counters;
+  if (outcome == Outcome::Ignored || outcome == Outcome::Left) tellUnhandled(job);
   switch (outcome) {
     case Outcome::Applied:
       ++counters.applied;

@@ -4,43 +4,18 @@
 #include <chrono>
 #include <condition_variable>
 #include <memory>
-#include <pillion/consumer.hpp>
 #include <span>
 #include <stop_token>
-#include <string>
 #include <vector>
 
-#include "base/once_an_hour.hpp"
 #include "base/thread_safety.hpp"
-#include "base/wake_event.hpp"
 #include "inbox/batch_plan.hpp"
-#include "inbox/counters.hpp"
 #include "inbox/delivery.hpp"
-#include "inbox/delivery_queue.hpp"
-#include "inbox/handler_table.hpp"
-#include "inbox/handler_watch.hpp"
-#include "inbox/inbox_name.hpp"
 #include "inbox/postgres_inbox.hpp"
 #include "inbox/retrier.hpp"
-#include "inbox/shared_reconnect.hpp"
+#include "inbox/shared.hpp"
 
 namespace pillion::inbox {
-
-/// What the workers of a consumer share; outlives them.
-struct Shared {
-  const ConsumerOptions& options;
-  std::string consumer;
-  const HandlerTable& handlers;
-  DeliveryQueue& queue;
-  Counters& counters;
-  HandlerWatch& watch;
-  NextLook& nextLook;
-  base::OnceAnHour& told;
-  base::WakeEvent& letters;  // raised when a dead letter was written
-  InboxName& inboxName;
-  std::shared_ptr<SharedReconnect> database = std::make_shared<SharedReconnect>(
-      "consumer '" + consumer + "'", options.broker.reconnectFirst, options.broker.reconnectMost);
-};
 
 /// A thread that runs handlers: batch after batch, each as often as it takes, and parked events
 /// when they are due.
@@ -64,18 +39,20 @@ class Worker {
   /// Tries the first few of those that are left. Returns how many of them are dealt with.
   std::size_t advance(std::span<Job> left, BatchPlan& plan, const std::stop_token& stop);
   std::size_t attempt(std::span<Job> left, BatchPlan& plan);
+  /// Of one whose handler may have made it so. Throws the loss, unless it is the event's failure.
+  void settleLost(const Job& job, bool isAlone, const DatabaseError& lost);
   /// The first cannot be claimed: it is set aside with the others of its key, which are the first
   /// of those that are left then. Returns how many these are.
   std::size_t setAside(std::span<Job> left);
-  /// What becomes of one that stopped its batch when it was alone.
-  Outcome settle(const Job& job, const BatchStopped& stopped);
+  /// What becomes of one at which its attempt stopped when it was alone.
+  Outcome settle(const Job& job, const Failure& failure, bool isEvent);
   /// Nothing when PostgreSQL refuses it.
   std::optional<Outcome> deadLetterEvent(const Job& job, const Failure& failure);
   /// Runs it; false after an outage, for which it has waited.
   template <typename Work>
   bool guarded(const std::stop_token& stop, Work work);
   [[nodiscard]] Handling handling();
-  void count(Outcome outcome);
+  void count(Outcome outcome, const Job& job);
   void tellUnhandled(const Job& job);
   void warnOfWindow(const std::vector<Job>& jobs);
   void forgetOldWhenDue();

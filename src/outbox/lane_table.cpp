@@ -22,10 +22,6 @@ constexpr const char* kGone =
     " pg_stat_activity a where a.pid = r.backend_pid and coalesce(a.backend_start <="
     " r.started_at, true))))";
 
-std::string milliseconds(std::chrono::milliseconds duration) {
-  return std::to_string(duration.count());
-}
-
 /// Columns: lane, done, target, last_id, floor_id.
 Position positionFrom(const pqxx::row& row) {
   Position position;
@@ -76,7 +72,7 @@ std::int64_t enterRelay(pqxx::transaction_base& tx, const std::string& schema,
                " $2::text::int, clock_timestamp() + $3::text::float8 * interval '1 ms')"
                " returning token",
                schema),
-      {name, std::to_string(backend), milliseconds(lease)});
+      {name, std::to_string(backend), textOf(lease)});
   return integerOf(entered[0][0]);
 }
 
@@ -208,7 +204,7 @@ constexpr const char* kOfToken =
 std::optional<std::string> renewLease(pqxx::transaction_base& tx, const std::string& schema,
                                       std::int64_t token, std::chrono::milliseconds lease,
                                       const std::optional<Position>& position) {
-  postgres::Parameters parameters{std::to_string(token), milliseconds(lease)};
+  postgres::Parameters parameters{std::to_string(token), textOf(lease)};
   if (position) addPosition(parameters, *position);
   const auto renewed = execute(
       tx,

@@ -4,6 +4,7 @@
 #include <optional>
 #include <pillion/error.hpp>
 #include <pqxx/pqxx>
+#include <utility>
 
 #include "base/log_line.hpp"
 #include "base/thread_safety.hpp"
@@ -28,50 +29,60 @@ class Receiver : public pqxx::notification_receiver {
 };
 #pragma GCC diagnostic pop
 
-void waitBeforeRetry(const std::stop_token& stop) {
+void pause(const std::stop_token& stop, std::chrono::milliseconds limit) {
   base::Mutex mutex;
   std::condition_variable_any changed;
   base::MutexLock lock(mutex);
-  changed.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; });
+  changed.wait_for(lock, stop, limit, [] { return false; });
 }
 
 }  // namespace
 
-WakeListener::WakeListener(const DatabaseOptions& database, base::WakeEvent& wake) {
-  const auto connection = postgres::connect(database, "relay wake-up");
+WakeListener::WakeListener(DatabaseOptions database, base::Reconnect reconnect,
+                           base::WakeEvent& wake)
+    : database_(std::move(database)), reconnect_(std::move(reconnect)), wake_(wake) {
+  const auto connection = postgres::connect(database_, "relay wake-up");
   postgres::guarded(*connection, "looking for the trigger that notifies", [&] {
     pqxx::work tx{*connection};
-    if (!notifies(tx, postgres::schemaOf(database))) {
+    if (!notifies(tx, postgres::schemaOf(database_))) {
       throw ConfigError("option notify needs the outbox's trigger; run: select " +
-                        postgres::schemaOf(database) + ".enable_notify()");
+                        postgres::schemaOf(database_) + ".enable_notify()");
     }
     if (postgres::sharesSession(tx)) {
       throw ConfigError("option notify needs a direct connection; a pooler is in between");
     }
   });
-  thread_ = std::jthread([database, &wake](const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
-      try {
-        listen(stop, database, wake);
-      } catch (const std::exception& error) {
-        base::log.debug("the relay's wake-up connection begins again after: {}", error.what());
-        wake.signal();  // something may have been missed
-        waitBeforeRetry(stop);
-      }
-    }
-  });
+  thread_ = std::jthread([this](const std::stop_token& stop) { listen(stop); });
 }
 
-void WakeListener::listen(const std::stop_token& stop, const DatabaseOptions& database,
-                          base::WakeEvent& wake) {
+void WakeListener::listen(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    try {
+      listenOnce(stop);
+      continue;
+    } catch (const Error& error) {
+      reconnect_.failed(error);
+    } catch (const std::exception& error) {
+      base::log.error("the relay listens for writers again after: {}", error.what());
+    }
+    wake_.signal();  // something may have been missed
+    pause(stop, reconnect_.pause());
+  }
+}
+
+void WakeListener::listenOnce(const std::stop_token& stop) {
   const auto connection =
-      postgres::connect(database, "relay wake-up", {stop, postgres::kNothingToFinish});
+      postgres::connect(database_, "relay wake-up", {stop, postgres::kNothingToFinish});
   std::optional<Receiver> receiver;
   postgres::guarded(*connection, "listening for writers", [&] {
-    receiver.emplace(*connection, notifyChannel(*connection, postgres::schemaOf(database)), wake);
+    receiver.emplace(*connection, notifyChannel(*connection, postgres::schemaOf(database_)), wake_);
+    reconnect_.connected();
+    wake_.signal();
+    while (!stop.stop_requested()) {
+      (*connection)->await_notification(0, 200'000);
+      reconnect_.holds(false);
+    }
   });
-  wake.signal();
-  while (!stop.stop_requested()) (*connection)->await_notification(0, 200'000);
 }
 
 }  // namespace pillion::outbox

@@ -3,6 +3,7 @@
 #include <pillion/options.hpp>
 #include <thread>
 
+#include "base/reconnect.hpp"
 #include "base/wake_event.hpp"
 
 namespace pillion::outbox {
@@ -13,13 +14,19 @@ class WakeListener {
  public:
   /// Throws ConfigError when the outbox has no trigger that notifies, or when a pooler in
   /// transaction mode is in between, which delivers no notification.
-  WakeListener(const DatabaseOptions& database, base::WakeEvent& wake);
+  /// `reconnect` names it for log lines, and has its pauses.
+  WakeListener(DatabaseOptions database, base::Reconnect reconnect, base::WakeEvent& wake);
+  WakeListener(const WakeListener&) = delete;
+  WakeListener& operator=(const WakeListener&) = delete;
 
  private:
-  static void listen(const std::stop_token& stop, const DatabaseOptions& database,
-                     base::WakeEvent& wake);
+  void listen(const std::stop_token& stop);
+  void listenOnce(const std::stop_token& stop);
 
-  std::jthread thread_;
+  DatabaseOptions database_;
+  base::Reconnect reconnect_;
+  base::WakeEvent& wake_;
+  std::jthread thread_;  // the last member: it uses all others
 };
 
 }  // namespace pillion::outbox

@@ -117,6 +117,10 @@ std::string textOf(const pqxx::field& field) {
   return field.is_null() ? std::string() : std::string(field.c_str(), field.size());
 }
 
+std::string textOf(std::chrono::milliseconds time) {
+  return std::to_string(time.count());
+}
+
 std::int64_t integerOf(const pqxx::field& field) {
   std::int64_t value = 0;
   std::from_chars(field.c_str(), field.c_str() + field.size(), value);

@@ -60,6 +60,8 @@ void ensureBegun(pqxx::transaction_base& tx);
 std::string bytesOf(const pqxx::field& field);
 
 std::string textOf(const pqxx::field& field);
+/// As a parameter: `$n::text::bigint * interval '1 millisecond'`.
+std::string textOf(std::chrono::milliseconds time);
 std::int64_t integerOf(const pqxx::field& field);
 
 }  // namespace pillion::postgres

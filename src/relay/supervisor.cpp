@@ -114,7 +114,11 @@ void Supervisor::openLog() {
     });
   }
   caretaker_->answerFrom(log_->server());
-  if (options_.notify && !listener_) listener_.emplace(options_.database, wake_);
+  if (options_.notify && !listener_) {
+    base::Reconnect reconnect("relay '" + options_.name + "' listening for writers",
+                              options_.broker.reconnectFirst, options_.broker.reconnectMost);
+    listener_.emplace(options_.database, std::move(reconnect), wake_);
+  }
 }
 
 void Supervisor::serveLog(const std::stop_token& stop) {

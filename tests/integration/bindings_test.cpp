@@ -91,6 +91,21 @@ TEST_CASE("what the operator is to declare is looked for, and named when it is g
       2s, [&] { return log.count("exchange '" + world.exchange + "' does not exist") == 1; }));
 }
 
+TEST_CASE(
+    "a queue that does not answer is named while it is waited for, and taken up when it does") {
+  const World world;
+  declareOnly(world, "numb");
+  std::optional<support::SuspendedQueue> hung(std::in_place, Servers::mq(), "numb.events");
+  const LogCapture log;
+  const auto consumer = journalConsumer(world, "numb");
+  consumer->start();
+  CHECK(eventually(40s, [&] { return log.count("queue 'numb.events' waits: ") == 1; }));
+  hung.reset();
+  send(world.exchange, numberedEvents(1));
+  CHECK(eventually(60s, [&] { return world.journal() == 1; }));
+  CHECK(eventually(20s, [&] { return log.count("queue 'numb.events' goes on") == 1; }));
+}
+
 TEST_CASE("an exchange that somebody has made anew as another kind is named, and costs nothing") {
   const World world;
   const LogCapture log;

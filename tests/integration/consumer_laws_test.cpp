@@ -135,7 +135,7 @@ void parkAndApply(const DatabaseOptions& options, const Event& event) {
   job.delivery.message = messageOf(event);
   {
     const auto transaction = inbox.begin();
-    const auto claims = transaction->claim(std::span(&claimed, 1), 1s);
+    const auto claims = transaction->claim(std::span(&claimed, 1), 1s).value();
     REQUIRE(claims.front() == inbox::Claim::New);
     transaction->park(job, identity, {"failed", ""}, 0ms);
     transaction->commit();

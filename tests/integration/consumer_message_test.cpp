@@ -209,7 +209,7 @@ inbox::Claim claimOf(inbox::InboxTransaction& transaction, const std::string& id
                      const std::string& source) {
   const amqp::Identity identity{id, source, "", "order.placed"};
   const amqp::Identity* event = &identity;
-  return transaction.claim(std::span(&event, 1), 1s).front();
+  return transaction.claim(std::span(&event, 1), 1s).value().front();
 }
 
 /// The inbox of a consumer, used without a broker.

@@ -2,6 +2,7 @@
 #define PILLION_TEST_MAIN
 #include <algorithm>
 #include <csignal>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "consumer_fixture.hpp"
@@ -242,6 +243,44 @@ TEST_CASE("an instance that has not heard of a change keeps the queues that it m
   CHECK(eventually(20s, [&] { return world.journal() == 90; }));
   CHECK(world.journalIds() == 90);
   CHECK(world.ordered());
+}
+
+TEST_CASE("pillion partitions shows who has which and has their number changed, or says why not") {
+  const World world;
+  const auto said = [&](const std::vector<std::string>& arguments, int status = 0) {
+    support::ProcessOptions options;
+    options.command = {PILLION_PROGRAM, "partitions"};
+    options.command.insert(options.command.end(), arguments.begin(), arguments.end());
+    options.environment = environmentFor(world.database, world.exchange);
+    const auto result = support::run(options);
+    CAPTURE(result.output);
+    CHECK(result.status == status);
+    return result.output;
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    CAPTURE(text);
+    CHECK(text.find(part) != std::string::npos);
+  };
+  has(said({"--service", "told"}, 2), "no consumer 'told.events' with partitions has been started");
+  has(said({}, 2), "needs --service, or --queue");
+  auto options = world.consumerOptions();
+  options.partitions = 3;
+  const auto consumer = journalConsumer(options, "told");
+  consumer->start();
+  REQUIRE(eventually(20s, [&] { return isShared(world, 1, 3); }));
+  const std::string shown = said({"--service", "told"});
+  has(shown, "consumer told.events: 3 partitions");
+  has(shown, " 0-2");
+  CHECK(said({"--service", "told", "--set", "65"}, 2).find("Assertion") == std::string::npos);
+  said({"--queue", "told.events", "--set", "3"});  // as it is
+  has(said({"--queue", "told.events", "--set", "2"}), "3 partitions, being changed to 2: 0 of 3");
+  has(said({"--queue", "told.events", "--set", "5"}, 2), "wait until that is done");
+  CHECK(eventually(60s, [&] { return isShared(world, 1, 2); }));
+  const auto json = nlohmann::json::parse(said({"--service", "told", "--json"}));
+  CHECK(json["partitions"] == 2);
+  CHECK(json["generation"] == 2);
+  CHECK(json["next_partitions"] == 0);
+  CHECK(json["instances"][0]["partitions"] == nlohmann::json{0, 1});
 }
 
 TEST_CASE("publishers that are blocked hold up a change of partitions, and no ack") {

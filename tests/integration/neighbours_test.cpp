@@ -136,7 +136,7 @@ TEST_CASE("PostgreSQL notices the end of a machine that says nothing, for each h
   consumer->start();
   send(world.exchange, numberedEvents(5));
   CHECK(eventually(20s, [&] { return world.journal() == 5; }));
-  CHECK(world.database.query("select distinct note from journal") == "10 5 3 25s ");
+  CHECK(world.database.query("select distinct note from journal") == "10 5 3 25000 ");
 }
 
 TEST_CASE("a handler finds its session as it was, whatever the one before it has set") {

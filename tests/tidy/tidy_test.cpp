@@ -387,6 +387,20 @@ TEST_CASE("the README's C++ is a marked region of an example, so it is compiled"
   }
 }
 
+TEST_CASE("every source and every test is built") {
+  for (const std::string folder : {"src", "src/cli", "tests/unit", "tests/integration"}) {
+    const std::string list = textOf(folder + "/CMakeLists.txt");
+    std::size_t files = 0;
+    for (const Source& source : cppSources({folder})) {
+      const std::string name = source.path.substr(folder.size() + 1);
+      if (!name.ends_with(".cpp") || (folder == "src" && name.starts_with("cli/"))) continue;
+      CHECK_MESSAGE(list.find(name) != std::string::npos, source.path);
+      ++files;
+    }
+    CHECK(files > 5);
+  }
+}
+
 TEST_CASE("a build without failpoints holds no name of one") {
   const std::string name = "relay.published";
   CHECK(binaryOf(TIDY_MAIN_ROAD_WITHOUT_FAILPOINTS).find(name) == std::string::npos);

@@ -26,8 +26,10 @@ struct Bench : Inbox {
     Recorded(const Recorded&) = delete;
     Recorded& operator=(const Recorded&) = delete;
     ~Recorded() override { bench_.note("end"); }
-    std::vector<Claim> claim(std::span<const amqp::Identity* const> events, Wait) override {
+    std::optional<std::vector<Claim>> claim(std::span<const amqp::Identity* const> events,
+                                            Wait) override {
       std::vector<Claim> claims;
+      if (bench_.claimIsBlocked) return std::nullopt;
       if (bench_.claimFails) throw HandlerFailed({"deadlock", "", true});
       for (const auto* event : events) {
         bench_.note("claim " + event->id);
@@ -110,11 +112,12 @@ struct Bench : Inbox {
             .clock = clock};
   }
 
-  std::vector<Outcome> attempt() {
+  Attempt tried() {
     jobs = queue.pop({.events = 100}, milliseconds(0), std::stop_token());
     REQUIRE(!jobs.empty());
     return attemptBatch(jobs, handling());
   }
+  std::vector<Outcome> attempt() { return tried().outcomes; }
 
   [[nodiscard]] std::size_t acks() {
     const auto acks = queue.takeAcks();
@@ -130,6 +133,7 @@ struct Bench : Inbox {
   std::string poison;
   std::string heldKey;
   bool claimFails = false;
+  bool claimIsBlocked = false;
   bool commitFails = false;
   milliseconds handlerTime{0};
   struct : base::Clock {
@@ -181,14 +185,11 @@ TEST_CASE("a batch that stops says where, and leaves nothing behind") {
   Bench bench;
   bench.poison = idOf(2);
   for (int i = 1; i <= 3; ++i) bench.push(idOf(i));
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchStopped& stopped) {
-    CHECK(stopped.index() == 1);
-    CHECK(stopped.isEvent());
-    CHECK(stopped.failure().error == "no stock");
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::Stopped);
+  CHECK(attempt.index == 1);
+  CHECK(attempt.isEvent);
+  CHECK(attempt.failure.error == "no stock");
   CHECK(bench.steps.back() == "end");
   CHECK(std::ranges::find(bench.steps, "commit") == bench.steps.end());
   CHECK(bench.acks() == 0);
@@ -198,12 +199,9 @@ TEST_CASE("a commit that fails stops the batch in its middle: whose doing it was
   Bench bench;
   bench.commitFails = true;
   for (int i = 1; i <= 4; ++i) bench.push(idOf(i));
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchStopped& stopped) {
-    CHECK(stopped.index() == 2);
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::Stopped);
+  CHECK(attempt.index == 2);
   CHECK(bench.acks() == 0);
 }
 
@@ -211,13 +209,10 @@ TEST_CASE("a claim that deadlocks stops the batch in its middle, and says that t
   Bench bench;
   bench.claimFails = true;
   for (int i = 1; i <= 4; ++i) bench.push(idOf(i));
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchStopped& stopped) {
-    CHECK(stopped.index() == 2);
-    CHECK(stopped.failure().passing);
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::Stopped);
+  CHECK(attempt.index == 2);
+  CHECK(attempt.failure.passing);
 }
 
 TEST_CASE("a batch whose handlers have become slow is given up after a second, for smaller ones") {
@@ -228,12 +223,9 @@ TEST_CASE("a batch whose handlers have become slow is given up after a second, f
   bench.handlerTime = milliseconds(400);
   bench.steps.clear();
   for (int i = 1; i <= 9; ++i) bench.push(idOf(i));
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchTooSlow& slow) {
-    CHECK(slow.fitting() == 1);
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::TooSlow);
+  CHECK(attempt.fitting == 1);
   CHECK(std::ranges::count_if(bench.steps, [](const auto& s) { return s.starts_with("run"); }) ==
         3);
   CHECK(std::ranges::find(bench.steps, "commit") == bench.steps.end());
@@ -294,12 +286,9 @@ TEST_CASE("events that are held go first, by themselves, when handlers are to ru
   bench.push(idOf(3), "order.created", "1", "c");  // is left to others: as good as held
   bench.push(idOf(4), "order.created", "1", "b");  // must not pass the second
   bench.push(idOf(5), "product.created", "1", "a");
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchHolds& holds) {
-    CHECK(holds.indices() == std::vector<std::size_t>{0, 2, 4});
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::Holds);
+  CHECK(attempt.first == std::vector<std::size_t>{0, 2, 4});
   CHECK(bench.steps.back() == "end");
   CHECK(std::ranges::none_of(bench.steps, [](const std::string& step) {
     return step == "commit" || step.starts_with("run");
@@ -311,23 +300,18 @@ TEST_CASE("an id that may have been applied and forgotten is rolled back and dea
   Bench bench;
   bench.claimed[kId] = Claim::Forgotten;
   bench.push();
-  try {
-    bench.attempt();
-    FAIL("it did not stop");
-  } catch (const BatchStopped& stopped) {
-    CHECK_FALSE(stopped.isEvent());
-    CHECK(stopped.failure().verdict == "outside-dedupe-window");
-    CHECK(deadLetter(bench.jobs[0], stopped.failure(), 0, bench.handling()) ==
-          Outcome::DeadLettered);
-  }
+  const Attempt attempt = bench.tried();
+  REQUIRE(attempt.end == Attempt::End::Stopped);
+  CHECK_FALSE(attempt.isEvent);
+  CHECK(attempt.failure.verdict == "outside-dedupe-window");
+  CHECK(deadLetter(bench.jobs[0], attempt.failure, 0, bench.handling()) == Outcome::DeadLettered);
   CHECK(bench.steps ==
         Steps{"begin", kClaim, "end", "begin", "dead outside-dedupe-window 0", "commit", "end"});
   CHECK(bench.acks() == 1);
 }
 
-TEST_CASE("nothing is acked when any step fails") {
-  const Steps failing{"begin", kClaim, std::string("run ") + kId, "commit"};
-  for (const std::string& step : failing) {
+TEST_CASE("nothing is acked when any step fails, and a loss while handlers run may be theirs") {
+  for (const std::string& step : {std::string("begin"), kClaim}) {
     CAPTURE(step);
     Bench bench;
     bench.failAt = step;
@@ -335,6 +319,29 @@ TEST_CASE("nothing is acked when any step fails") {
     CHECK_THROWS_AS(bench.attempt(), DatabaseError);
     CHECK(bench.acks() == 0);
   }
+  for (const std::string& step : {"run " + idOf(2), std::string("commit")}) {
+    CAPTURE(step);
+    Bench bench;
+    bench.failAt = step;
+    for (int i = 1; i <= 2; ++i) bench.push(idOf(i));
+    const Attempt attempt = bench.tried();
+    REQUIRE(attempt.end == Attempt::End::Lost);
+    CHECK(attempt.index == 1);
+    CHECK(attempt.lost->retryable());
+    CHECK(bench.acks() == 0);
+  }
+}
+
+TEST_CASE("ids that another transaction does not let go of leave all as it was") {
+  Bench bench;
+  bench.claimIsBlocked = true;
+  for (int i = 1; i <= 2; ++i) bench.push(idOf(i));
+  CHECK(bench.tried().end == Attempt::End::Blocked);
+  CHECK(bench.steps == Steps{"begin", "end"});
+  CHECK(bench.acks() == 0);
+  CHECK_THROWS_AS(parkFailed(bench.jobs[0], {"no stock", ""}, milliseconds(1), bench.handling()),
+                  DatabaseError);
+  CHECK(bench.acks() == 0);
 }
 
 TEST_CASE("a dead letter that cannot be written is not acked") {
@@ -391,12 +398,12 @@ TEST_CASE("an event that nobody handles here is left to others with its id, and 
 TEST_CASE("a message that is no event stops its batch before or after the claim") {
   Bench nameless;
   nameless.push("");
-  CHECK_THROWS_AS(nameless.attempt(), BatchStopped);
+  CHECK(nameless.tried().end == Attempt::End::Stopped);
   CHECK(nameless.steps.empty());
 
   Bench broken;
   broken.push(kId, "product.created", "{");
-  CHECK_THROWS_AS(broken.attempt(), BatchStopped);
+  CHECK(broken.tried().end == Attempt::End::Stopped);
   CHECK(broken.steps == Steps{"begin", kClaim, "end"});
 }
 
@@ -404,7 +411,7 @@ TEST_CASE("an event that can no longer be told from a duplicate is treated by th
   Bench strict;
   strict.remembered = false;
   strict.push();
-  CHECK_THROWS_AS(strict.attempt(), BatchStopped);
+  CHECK(strict.tried().end == Attempt::End::Stopped);
   CHECK(strict.steps.empty());
 
   Bench lenient;

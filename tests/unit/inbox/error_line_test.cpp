@@ -6,7 +6,7 @@
 #include "inbox/delivery.hpp"
 
 using pillion::isUtf8Text;
-using pillion::inbox::BatchStopped;
+using pillion::inbox::Attempt;
 using pillion::inbox::errorLine;
 using pillion::inbox::HandlerFailed;
 
@@ -34,5 +34,5 @@ TEST_CASE("an error's line ends after a thousand bytes, and not inside a charact
 TEST_CASE("whatever reports a failure reports a line that can be stored") {
   const std::string bad = "bad \xff\nand more";
   CHECK(HandlerFailed({bad, ""}).failure().error == R"(bad \xff)");
-  CHECK(BatchStopped(0, {bad, "invalid-event"}, false).failure().error == R"(bad \xff)");
+  CHECK(Attempt::stopped(0, {bad, "invalid-event"}).failure.error == R"(bad \xff)");
 }
