@@ -109,7 +109,9 @@ PairedRates notifyCost(BenchServers& servers, std::chrono::seconds time, Idle id
   }
   // As a relay that sleeps has it: who is notified costs, too.
   base::WakeEvent wake;
-  const outbox::WakeListener listener(servers.database(database), wake);
+  const outbox::WakeListener listener(
+      servers.database(database),
+      {"bench", std::chrono::milliseconds(100), std::chrono::milliseconds(1000)}, wake);
   const auto withTrigger = [&](Seconds slice) {
     servers.postgres.execute(database, "select pillion.enable_notify(true)");
     return published(slice);
