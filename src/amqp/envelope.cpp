@@ -10,6 +10,7 @@
 #include "amqp/content.hpp"
 #include "base/printable.hpp"
 #include "event/event_check.hpp"
+#include "event/json_scan.hpp"
 
 namespace pillion::amqp {
 namespace {
@@ -35,23 +36,12 @@ std::string_view trimmed(std::string_view text) {
 /// Where the value ends that this begins with: at a comma, colon or bracket outside of it.
 std::size_t endOfValue(std::string_view text) {
   std::size_t depth = 0;
-  bool inText = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
+  return findOutsideTexts(text, [&](std::size_t i) {
     const char c = text[i];
-    if (inText) {
-      if (c == '\\') ++i;
-      if (c == '"') inText = false;
-    } else if (c == '"') {
-      inText = true;
-    } else if (c == '[' || c == '{') {
-      ++depth;
-    } else if (c == ']' || c == '}') {
-      if (depth-- == 0) return i;
-    } else if ((c == ',' || c == ':') && depth == 0) {
-      return i;
-    }
-  }
-  return text.size();
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') return depth-- == 0;
+    return (c == ',' || c == ':') && depth == 0;
+  });
 }
 
 using Members = std::vector<std::pair<std::string, std::string_view>>;

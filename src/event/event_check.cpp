@@ -7,6 +7,7 @@
 
 #include "base/printable.hpp"
 #include "event/event_id.hpp"
+#include "event/json_scan.hpp"
 
 namespace pillion {
 namespace {
@@ -150,50 +151,23 @@ void checkJsonForm(const nlohmann::json& data) {
 
 bool isTooDeep(std::string_view json) {
   std::size_t depth = 0;
-  bool inText = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (inText) {
-      if (c == '\\') ++i;
-      if (c == '"') inText = false;
-    } else if (c == '"') {
-      inText = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kJsonDepth) return true;
-    } else if ((c == ']' || c == '}') && depth > 0) {
-      --depth;
-    }
-  }
-  return false;
+  const std::size_t end = findOutsideTexts(json, [&](std::size_t i) {
+    if (json[i] == '[' || json[i] == '{') return ++depth > kJsonDepth;
+    if ((json[i] == ']' || json[i] == '}') && depth > 0) --depth;
+    return false;
+  });
+  return end < json.size();
 }
 
 JsonShape shapeOf(std::string_view json) {
   JsonShape shape;
   shape.values = 1;
-  bool inText = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
+  findOutsideTexts(json, [&](std::size_t i) {
     const char c = json[i];
-    if (inText) {
-      if (c == '\\') ++i;
-      if (c == '"') inText = false;
-      continue;
-    }
-    switch (c) {
-      case '"':
-        inText = true;
-        break;
-      case '[':
-      case '{':
-      case ',':
-        ++shape.values;
-        break;
-      case ':':
-        ++shape.members;
-        break;
-      default:
-        break;
-    }
-  }
+    if (c == '[' || c == '{' || c == ',') ++shape.values;
+    if (c == ':') ++shape.members;
+    return false;
+  });
   return shape;
 }
 
@@ -230,20 +204,13 @@ bool isWideInteger(std::string_view number) {
 bool hasRoundedInteger(const nlohmann::json& parsed, std::string_view json) {
   static constexpr std::string_view kOfNumbers = "0123456789+-.eE";
   if (!hasHugeNumber(parsed)) return false;
-  bool inText = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    if (inText) {
-      if (json[i] == '\\') ++i;
-      if (json[i] == '"') inText = false;
-    } else if (json[i] == '"') {
-      inText = true;
-    } else if (json[i] == '-' || (json[i] >= '0' && json[i] <= '9')) {
-      const std::size_t end = std::min(json.find_first_not_of(kOfNumbers, i), json.size());
-      if (isWideInteger(json.substr(i, end - i))) return true;
-      i = end - 1;
-    }
-  }
-  return false;
+  std::size_t numberEnd = 0;
+  const std::size_t found = findOutsideTexts(json, [&](std::size_t i) {
+    if (i < numberEnd || (json[i] != '-' && (json[i] < '0' || json[i] > '9'))) return false;
+    numberEnd = std::min(json.find_first_not_of(kOfNumbers, i), json.size());
+    return isWideInteger(json.substr(i, numberEnd - i));
+  });
+  return found < json.size();
 }
 
 bool hasRepeatedNames(const nlohmann::json& parsed, const JsonShape& shape) {
