@@ -23,16 +23,15 @@ constexpr const char* kFreshRest = "select pg_catalog.pg_advisory_unlock_all(); 
 
 }  // namespace
 
-void beginGuarded(pqxx::transaction_base& tx, const std::string& schema) {
-  // The isolation level, since with a snapshot for the whole transaction, a parked event that comes
-  // while the one in front is tried would be seen by neither side. The cursor, since one that is to
-  // outlive its transaction is read when that commits, and stands in the way of PREPARE
-  // TRANSACTION.
-  tx.exec("set transaction isolation level read committed; close all; " +
-          std::string(kFreshSettings) + "; " + kFreshRest +
-          inSchema("; declare pillion_guard no scroll cursor with hold for select"
-                   " {schema}.refuse_commit()",
-                   schema));
+/// Read committed, since with a snapshot for the whole transaction, a parked event that comes while
+/// the one in front is tried would be seen by neither side. The cursor, since one that is to
+/// outlive its transaction is read when that commits, and stands in the way of PREPARE TRANSACTION.
+std::string guardOf(const std::string& schema) {
+  return "close all; " + std::string(kFreshSettings) + "; " + kFreshRest +
+         inSchema(
+             "; declare pillion_guard no scroll cursor with hold for select"
+             " {schema}.refuse_commit()",
+             schema);
 }
 
 void endGuard(pqxx::transaction_base& tx) {

@@ -31,9 +31,10 @@ inline constexpr const char* kFreshSettings =
     " set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;"
     " set tcp_user_timeout = 25000";
 
-/// The first statement of a transaction in which handlers run: the session is as it was when it
-/// began, and whatever text would end the transaction fails until `endGuard`.
-void beginGuarded(pqxx::transaction_base& tx, const std::string& schema);
+/// The first statements of a transaction in which handlers run, which is read committed: the
+/// session is as it was when it began, and whatever text would end the transaction fails until
+/// `endGuard`.
+std::string guardOf(const std::string& schema);
 /// Fails in any other transaction than that, and in one that has failed.
 void endGuard(pqxx::transaction_base& tx);
 /// Between two handlers: the first one's savepoint ends, and the session is as it was when it

@@ -73,9 +73,7 @@ PostgresInboxTransaction::PostgresInboxTransaction(postgres::OpenSession& sessio
       consumer_(consumer),
       functionsSet_(functionsSet),
       now_(now),
-      work_(session) {
-  beginGuarded(work_, schema_);
-}
+      work_(session, guardOf(schema)) {}
 
 std::optional<std::vector<Claim>> PostgresInboxTransaction::claim(
     std::span<const amqp::Identity* const> events, Wait patience) {
@@ -182,9 +180,11 @@ void PostgresInboxTransaction::commit() {
 }
 
 /// One savepoint for the handlers of a batch, since each costs round trips. A handler that commits
-/// has done with it, and the next gets another.
+/// has done with it, and the next gets another. One that is alone needs none at the server.
 Transaction& PostgresInboxTransaction::handlersTransaction() {
-  if (!savepoint_ || savepoint_->committed()) savepoint_.emplace(work_, "pillion_handlers");
+  if (!savepoint_ || savepoint_->committed()) {
+    savepoint_.emplace(work_, "pillion_handlers", events_ > 1);
+  }
   return *savepoint_;
 }
 

@@ -8,6 +8,7 @@
 
 #include "inbox/inbox.hpp"
 #include "inbox/inbox_table.hpp"
+#include "postgres/begun_work.hpp"
 #include "postgres/kept_savepoint.hpp"
 #include "postgres/session.hpp"
 
@@ -56,7 +57,7 @@ class PostgresInboxTransaction : public InboxTransaction {
   bool anyParked_ = true;
   bool guarded_ = true;
   std::optional<WallTime> horizon_;
-  pqxx::work work_;
+  postgres::BegunWork work_;
   std::optional<postgres::KeptSavepoint> savepoint_;  // ends before work_
 };
 
