@@ -49,6 +49,6 @@ class Log {
   }
 };
 
-inline constexpr Log log;
+inline constexpr Log log;  // NOLINT(readability-identifier-naming): used as a namespace is
 
 }  // namespace pillion::base

@@ -101,8 +101,8 @@ void PartitionChange::deleteRetired(amqp::Connection& look) {
     std::vector<std::string> gone;
     for (const auto& [queue, one] : retired_) {
       if (one.stage != Stage::LetGo || isFirst != (queue == one.first)) continue;
-      const auto isOther = [&](const auto& other) {
-        return other.second.first == queue && other.first != queue;
+      const auto isOther = [&name = queue](const auto& other) {
+        return other.second.first == name && other.first != name;
       };
       if (isFirst && std::ranges::any_of(retired_, isOther)) continue;
       look.deleteQueue(queue);

@@ -79,11 +79,11 @@ class PrefetchPlan {
     }
     if (now < lessUntil_) return now_;
     if (now_ < limits_.wanted && load.acked - ackedBefore_ >= now_) {
-      return std::min<std::size_t>(2U * now_, limits_.wanted);
+      return std::min<std::size_t>(std::size_t{2} * now_, limits_.wanted);
     }
     if (starved_ < kStarvedLongEnough || 2 * load.bytes > limits_.bytes) return now_;
     const std::size_t most = std::min<std::size_t>(kMostTimes * limits_.wanted, UINT16_MAX);
-    return std::max<std::size_t>(now_, std::min<std::size_t>(2U * now_, most));
+    return std::max<std::size_t>(now_, std::min<std::size_t>(std::size_t{2} * now_, most));
   }
 
   std::size_t less(std::size_t fitting, base::Clock::Boot now) {
