@@ -197,10 +197,7 @@ bool commit(InboxTransaction& transaction, Batch& batch) {
 bool isStillMine(InboxTransaction& transaction, const amqp::Identity& event) {
   const amqp::Identity* one = &event;
   const auto claims = transaction.claim(std::span(&one, 1), kClaimPatience);
-  if (!claims) {
-    throw DatabaseError(DatabaseError::Kind::Unavailable,
-                        "PostgreSQL: an event is being applied in a transaction that does not end");
-  }
+  if (!claims) throw blockedClaim();
   return claims->front() != Claim::Duplicate;
 }
 
@@ -253,6 +250,11 @@ std::optional<Attempt> handleEvent(InboxTransaction& transaction, const Handler&
   }
   if (!watch.abandoned()) return std::nullopt;
   return Attempt::stopped(index, {"the consumer was stopped while it ran", ""});
+}
+
+DatabaseError blockedClaim() {
+  return {DatabaseError::Kind::Unavailable,
+          "PostgreSQL: the event is being applied in a transaction that does not end"};
 }
 
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,

@@ -130,6 +130,9 @@ std::optional<Attempt> lostOr(std::size_t index, Handle handle) {
   }
 }
 
+/// For whoever can do nothing about a Blocked one but to try again.
+DatabaseError blockedClaim();
+
 /// Parks one event whose handler failed, together with its id, and acks it. Duplicate when another
 /// instance has taken it meanwhile.
 Outcome parkFailed(const Job& job, const Failure& failure, std::chrono::milliseconds wait,

@@ -47,11 +47,7 @@ Delivered resultOf(const inbox::Attempt& attempt) {
   const inbox::Failure& failure = attempt.failure;
   if (attempt.end == End::Done) return resultOf(attempt.outcomes.front());
   if (attempt.end == End::Lost) throw DatabaseError(*attempt.lost);
-  if (attempt.end != End::Stopped) {
-    throw DatabaseError(
-        DatabaseError::Kind::Unavailable,
-        "PostgreSQL: the event is being applied in a transaction that does not end");
-  }
+  if (attempt.end != End::Stopped) throw inbox::blockedClaim();
   if (!attempt.isEvent) return {Outcome::Invalid, failure.verdict + ": " + failure.error};
   return {failure.verdict.empty() ? Outcome::Failed : Outcome::Rejected, failure.error};
 }

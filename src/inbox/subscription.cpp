@@ -241,6 +241,7 @@ void Subscription::lookAfterBindings() {
   if (!change_.needsLook() && base::systemClock().boot() < nextBind_) return;
   if (!noteTopology()) return;
   change_.takeLook();
+  bool gotThrough = false;
   // Acks and heartbeats wait meanwhile: not for long, and where it fails not often.
   bindWait_ = std::min<std::chrono::milliseconds>(2 * bindWait_, kLongestBindWait);
   auto options = options_;
@@ -260,6 +261,7 @@ void Subscription::lookAfterBindings() {
     }
     look.close();
     bindWait_ = bindEvery_;
+    gotThrough = true;
   } catch (const amqp::WrongInbox&) {
     throw;  // somebody has adopted it: nothing more is to be taken
   } catch (const ConfigError& error) {
@@ -272,7 +274,7 @@ void Subscription::lookAfterBindings() {
                     error.what());
   }
   // A change has many queues to declare, and is done when a look gets through.
-  const bool isSoon = change_.isUnderWay() && bindWait_ != bindEvery_;
+  const bool isSoon = !gotThrough && change_.isUnderWay();
   nextBind_ = base::systemClock().boot() + (isSoon ? kChangeAgain : bindWait_);
 }
 

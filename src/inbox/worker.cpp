@@ -4,6 +4,7 @@
 #include <pillion/error.hpp>
 
 #include "base/log_line.hpp"
+#include "base/pause.hpp"
 #include "event/event_id.hpp"
 #include "inbox/inbox_parked_table.hpp"
 #include "postgres/connection.hpp"
@@ -129,7 +130,7 @@ bool Worker::guarded(const std::stop_token& stop, Work work) {
     base::log.error("consumer '{}' begins again after: {}", shared_.consumer, error.what());
   }
   closeInbox();
-  pause(wait, stop);
+  base::pause(stop, wait);
   return false;
 }
 
@@ -303,11 +304,6 @@ void Worker::forgetOldWhenDue() {
     base::log.warn("consumer '{}' could not forget old events: {}", shared_.consumer, error.what());
     if (error.connectionLost()) closeInbox();
   }
-}
-
-void Worker::pause(milliseconds limit, const std::stop_token& stop) {
-  base::MutexLock lock(pauseMutex_);
-  pauseEnd_.wait_for(lock, stop, limit, [] { return false; });
 }
 
 }  // namespace pillion::inbox

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <memory>
 #include <span>
 #include <stop_token>
@@ -56,7 +55,6 @@ class Worker {
   void tellUnhandled(const Job& job);
   void warnOfWindow(const std::vector<Job>& jobs);
   void forgetOldWhenDue();
-  void pause(std::chrono::milliseconds limit, const std::stop_token& stop);
 
   const Shared& shared_;
   Retrier retrier_;
@@ -73,8 +71,6 @@ class Worker {
   base::Clock::Boot lastWarnedOfBlock_{0};
   base::Clock::Boot patientFrom_{0};
   std::atomic<bool> ended_{false};
-  base::Mutex pauseMutex_;
-  std::condition_variable_any pauseEnd_;
 };
 
 }  // namespace pillion::inbox

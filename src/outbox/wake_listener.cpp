@@ -1,13 +1,12 @@
 #include "outbox/wake_listener.hpp"
 
-#include <condition_variable>
 #include <optional>
 #include <pillion/error.hpp>
 #include <pqxx/pqxx>
 #include <utility>
 
 #include "base/log_line.hpp"
-#include "base/thread_safety.hpp"
+#include "base/pause.hpp"
 #include "outbox/outbox_table.hpp"
 #include "postgres/connection.hpp"
 #include "postgres/statement.hpp"
@@ -28,13 +27,6 @@ class Receiver : public pqxx::notification_receiver {
   base::WakeEvent& wake_;
 };
 #pragma GCC diagnostic pop
-
-void pause(const std::stop_token& stop, std::chrono::milliseconds limit) {
-  base::Mutex mutex;
-  std::condition_variable_any changed;
-  base::MutexLock lock(mutex);
-  changed.wait_for(lock, stop, limit, [] { return false; });
-}
 
 }  // namespace
 
@@ -66,7 +58,7 @@ void WakeListener::listen(const std::stop_token& stop) {
       base::log.error("the relay listens for writers again after: {}", error.what());
     }
     wake_.signal();  // something may have been missed
-    pause(stop, reconnect_.pause());
+    base::pause(stop, reconnect_.pause());
   }
 }
 

@@ -8,7 +8,7 @@
 namespace pillion::postgres {
 
 /// A transaction, read committed whatever the session's default is, whose first statements travel
-/// with its BEGIN: that spares a round trip. They may not need a snapshot.
+/// with its BEGIN: that spares a round trip.
 #if PQXX_VERSION_MAJOR >= 7
 class BegunWork final : public pqxx::internal::basic_transaction {
  public:

@@ -3,8 +3,6 @@
 #include <pqxx/pqxx>
 #include <string>
 
-#include "postgres/statement.hpp"
-
 namespace pillion::postgres {
 
 /// A savepoint for code that is not ours. What it does by `commit` and `abort` reaches this object

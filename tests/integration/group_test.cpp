@@ -46,6 +46,18 @@ class Load {
 
 using Processes = std::vector<std::unique_ptr<ConsumerProcess>>;
 
+/// One whose handlers do not return while `hangs`.
+std::unique_ptr<EventConsumer> hangingConsumer(const ConsumerOptions& options,
+                                               const std::string& service,
+                                               const std::atomic<bool>& hangs) {
+  auto consumer = EventConsumer::create(service, {"#"}, options);
+  consumer->onEvent("#", [&hangs](const Event& event, Transaction& tx) {
+    writeJournal(event, tx);
+    while (hangs) std::this_thread::sleep_for(5ms);
+  });
+  return consumer;
+}
+
 const std::vector<std::string> kTwelve{"partitions=12", "prefetch=600", "batch=20", "heartbeat=2"};
 
 std::unique_ptr<ConsumerProcess> startOne(const World& world) {
@@ -138,11 +150,7 @@ TEST_CASE(
   options.partitions = 2;
   options.stopTimeout = 500ms;
   std::atomic<bool> hangs{true};
-  const auto hanging = EventConsumer::create("stuck", {"#"}, options);
-  hanging->onEvent("#", [&](const Event& event, Transaction& tx) {
-    writeJournal(event, tx);
-    while (hangs) std::this_thread::sleep_for(5ms);
-  });
+  const auto hanging = hangingConsumer(options, "stuck", hangs);
   hanging->start();
   const auto events = withLanes(interleaved(40, 1));
   send(world.exchange, std::span(events).first(1));
@@ -288,11 +296,7 @@ TEST_CASE("publishers that are blocked hold up a change of partitions, and no ac
   auto options = world.consumerOptions();
   options.partitions = 2;
   std::atomic<bool> hangs{true};
-  const auto consumer = EventConsumer::create("flooded", {"#"}, options);
-  consumer->onEvent("#", [&](const Event& event, Transaction& tx) {
-    writeJournal(event, tx);
-    while (hangs) std::this_thread::sleep_for(5ms);
-  });
+  const auto consumer = hangingConsumer(options, "flooded", hangs);
   consumer->start();
   send(world.exchange, withLanes(interleaved(40, 1)));
   std::optional<MemoryAlarm> alarm(std::in_place);
